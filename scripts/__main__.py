@@ -1,0 +1,130 @@
+"""The command line: ``python -m scripts COMMAND``."""
+
+from __future__ import annotations
+
+import logging
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from scripts.errors import exits_on_input_error
+
+app = typer.Typer(
+    help="Self-supervised pretraining for diffusion MRI: cohorts, labels and the demo.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+class Layout(StrEnum):
+    """Layouts of raw cohorts."""
+
+    bids = "bids"
+    hcp = "hcp"
+
+
+class Kind(StrEnum):
+    """Kinds of phantom cohorts."""
+
+    auxiliary = "auxiliary"
+    clinical = "clinical"
+
+
+class Size(StrEnum):
+    """Sizes of phantoms."""
+
+    small = "small"
+    standard = "standard"
+
+
+Jobs = Annotated[int, typer.Option(min=1, help="Processes on this machine.")]
+
+
+@app.command()
+@exits_on_input_error
+def phantom(
+    kind: Annotated[Kind, typer.Option(help="Auxiliary (HCP-like acquisition) or clinical cohort.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the raw cohort to.")],
+    subjects: Annotated[int, typer.Option(min=1, help="Number of subjects.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same cohort.")] = 0,
+    size: Annotated[Size, typer.Option(help="'small' is a brain at half scale.")] = Size.small,
+    jobs: Jobs = 1,
+) -> None:
+    """Write a cohort of simulated raw scans with known truth: HCP layout (auxiliary) or BIDS (clinical)."""
+    from scripts.cohort.phantom import write_phantom
+
+    write_phantom(kind.value, subjects, seed, out, size.value, jobs)
+    typer.echo(f"{out}: {subjects} subjects, {kind.value}")
+
+
+@app.command()
+@exits_on_input_error
+def prepare(
+    layout: Annotated[Layout, typer.Option(help="How the raw cohort is laid out.")],
+    input: Annotated[Path, typer.Option(help="Folder of the raw cohort.")],
+    out: Annotated[Path, typer.Option(help="Folder of the prepared cohort; one begun earlier is finished.")],
+    scheme: Annotated[Path | None, typer.Option(help="Reference scheme: unit vectors in world RAS, FSL-like.")] = None,
+    bvalue: Annotated[float, typer.Option(help="b-value of the shell in s/mm2.")] = 1000.0,
+    voxel_size: Annotated[float, typer.Option(help="Voxel size in mm.")] = 2.4,
+    split: Annotated[str, typer.Option(help="Shares of training,validation,test.", show_default="the paper's")] = "",
+    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    derivatives: Annotated[Path | None, typer.Option(help="BIDS derivatives with brain masks.")] = None,
+    jobs: Jobs = 1,
+) -> None:
+    """Prepare raw scans: one shell, attenuation, one voxel size, one scheme, with a split by participant."""
+    from scripts.cohort.prepare import prepare_cohort
+
+    shares = [_number(word) for word in split.split(",")] if split else None
+    _report(prepare_cohort(layout.value, input, out, scheme, bvalue, voxel_size, shares, seed, jobs, derivatives), out)
+
+
+@app.command()
+@exits_on_input_error
+def label(
+    prepared: Annotated[Path, typer.Option(help="Folder of a prepared cohort.")],
+    tissue_derivatives: Annotated[
+        Path, typer.Option(help="BIDS derivatives with *_dseg.nii.gz: 1 gray matter, 2 white matter, 3 CSF.")
+    ],
+    jobs: Jobs = 1,
+) -> None:
+    """Add tissue labels to a prepared cohort."""
+    from scripts.cohort.label import label_cohort
+
+    _report(label_cohort(prepared, tissue_derivatives, jobs), prepared)
+
+
+@app.command()
+@exits_on_input_error
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")],
+    jobs: Jobs = 2,
+) -> None:
+    """Show the whole path on phantoms: cohorts, pretraining, fine-tuning twice, evaluation, inference, pictures."""
+    from scripts.demo import run_demo
+
+    run_demo(out, jobs)
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise typer.BadParameter(f"found {word!r}, expected numbers as 15,5,8") from None
+
+
+def _report(outcomes: list[Any], out: Path) -> None:
+    """Say what was done and what was left out; exit with 1 where nothing could be done."""
+    left_out = [outcome for outcome in outcomes if outcome.failure]
+    typer.echo(f"{out}: {len(outcomes) - len(left_out)} scans done, {len(left_out)} left out")
+    for outcome in left_out:
+        typer.echo(f"  left out {outcome.item}: {outcome.failure}")
+    if len(left_out) == len(outcomes):
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    app(prog_name="python -m scripts")

@@ -1,0 +1,146 @@
+"""The list of a prepared cohort: its scans, their split by participant, and its checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.errors import exits_on_input_error
+from scripts.files import read_json, write_json
+from transforms.errors import InputError
+
+SPLITS = ("training", "validation", "test")
+"""Keys of a MONAI datalist."""
+
+IMAGES = ("image", "b0", "mask", "tissue")
+"""Keys of an entry that hold a path, relative to the cohort's folder."""
+
+DATALIST = "datalist.json"
+
+
+def split_sizes(n: int, weights: Sequence[float]) -> list[int]:
+    """Share ``n`` participants out by ``weights`` (largest remainder), training and then validation first.
+
+    Every split with a weight above 0 gets a participant before another gets its second, in the order of ``SPLITS``.
+    """
+    exact = [n * weight / sum(weights) for weight in weights]
+    sizes = [int(share) for share in exact]
+    for index in sorted(range(len(weights)), key=lambda i: sizes[i] - exact[i])[: n - sum(sizes)]:
+        sizes[index] += 1
+    for index, weight in enumerate(weights):
+        if weight > 0 and sizes[index] == 0:
+            donors = [i for i in range(len(sizes)) if sizes[i] > (1 if i < index else 0)]
+            if donors:
+                sizes[max(donors, key=lambda i: sizes[i])] -= 1
+                sizes[index] += 1
+    return sizes
+
+
+def assign_splits(
+    participants: Sequence[str], weights: Sequence[float], seed: int, known: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Assign each participant to a split.
+
+    Args:
+        participants: labels, each once.
+        weights: shares of training, validation and test, e.g. ``(15, 5, 8)``.
+        seed: of the order in which participants are drawn.
+        known: earlier assignments, which stay: nobody moves from test to training when a cohort grows.
+    """
+    known = {name: split for name, split in (known or {}).items() if name in set(participants)}
+    new = sorted(set(participants) - set(known))
+    random.Random(seed).shuffle(new)
+    sizes = split_sizes(len(set(participants)), weights)
+    counts = Counter(known.values())
+    missing = {split: size - counts[split] for split, size in zip(SPLITS, sizes, strict=True)}
+    assigned = dict(known)
+    for name in new:
+        split = max(SPLITS, key=lambda candidate: missing[candidate])
+        assigned[name] = split
+        missing[split] -= 1
+    return assigned
+
+
+def check_splits(datalist: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Refuse a cohort in which a scan or a participant stands in two splits.
+
+    Raises:
+        InputError: names the two.
+    """
+    for key, what in (("checksum", "the same scan"), ("participant", "the same participant")):
+        seen: dict[str, tuple[str, str]] = {}
+        for split in SPLITS:
+            for entry in datalist.get(split, []):
+                other_split, other = seen.setdefault(entry[key], (split, entry["scan"]))
+                if other_split != split:
+                    raise InputError(
+                        f"found {what} in two splits ({other} in {other_split}, {entry['scan']} in {split}), "
+                        "expected each in one."
+                    )
+
+
+def write_datalist(folder: Path, entries: Sequence[Mapping[str, Any]], splits: Mapping[str, str]) -> None:
+    """Write ``datalist.json``.
+
+    Args:
+        folder: of the cohort.
+        entries: one per scan, with ``participant``, ``scan``, ``checksum`` and relative paths.
+        splits: split of each participant.
+    """
+    datalist: dict[str, Any] = {
+        split: [dict(entry) for entry in entries if splits[entry["participant"]] == split] for split in SPLITS
+    }
+    check_splits(datalist)
+    content = json.dumps(sorted(entry["checksum"] for entry in entries))
+    datalist["checksum"] = hashlib.sha256(content.encode()).hexdigest()
+    write_json(folder / DATALIST, datalist)
+
+
+def read_datalist(folder: Path) -> dict[str, Any]:
+    """Read the list of a prepared cohort as it is stored.
+
+    Raises:
+        InputError: there is none, or a participant stands in two splits.
+    """
+    if not (folder / DATALIST).is_file():
+        raise InputError(f"{folder}: found no {DATALIST}, expected a cohort made by 'python -m scripts prepare'.")
+    datalist = read_json(folder / DATALIST)
+    check_splits(datalist)
+    return datalist
+
+
+@exits_on_input_error
+def load_entries(dataset_dir: str, split: str, keys: Sequence[str] = ("image", "mask")) -> list[dict[str, Any]]:
+    """List the scans of one split of a prepared cohort for a MONAI dataset.
+
+    Args:
+        dataset_dir: folder of the cohort.
+        split: one of ``SPLITS``.
+        keys: images that each entry must have.
+
+    Returns:
+        entries with absolute paths under ``keys``, and ``scan``, the scan's name.
+
+    Raises:
+        SystemExit: no cohort, no scan in the split, or an image missing; with one sentence that says so.
+    """
+    folder = Path(dataset_dir)
+    entries = []
+    for entry in read_datalist(folder)[split]:
+        for key in keys:
+            if key not in entry:
+                raise InputError(
+                    f"{folder / DATALIST}: found no {key} for {entry['scan']}, "
+                    "expected labels made by 'python -m scripts label'."
+                )
+            if not (folder / entry[key]).is_file():
+                raise InputError(f"{folder / entry[key]}: no such file, expected as {DATALIST} names it.")
+        entries.append({"scan": entry["scan"], **{key: str(folder / entry[key]) for key in keys}})
+    if not entries:
+        raise InputError(f"{folder / DATALIST}: found no scan in {split}, expected at least one participant.")
+    return entries

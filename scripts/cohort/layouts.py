@@ -1,0 +1,122 @@
+"""Where the raw scans of a cohort lie: the layouts ``bids`` and ``hcp``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bids import BIDSLayout
+
+from transforms.errors import InputError
+from transforms.scan import strip_nifti
+
+
+@dataclass(frozen=True)
+class RawScan:
+    """The files of one diffusion scan.
+
+    Attributes:
+        participant: BIDS label with its prefix, e.g. ``sub-01``.
+        name: BIDS entities that name the scan, e.g. ``sub-01_ses-2_dir-AP``.
+        dwi: the diffusion-weighted image.
+        bval: its b-values.
+        bvec: its b-vectors.
+        brain_mask: a given brain mask on its grid, or None.
+        phase_encoding: BIDS ``PhaseEncodingDirection`` in the voxel axes of the file (``j-``), or the axis alone
+            (``j``) where only ``PhaseEncodingAxis`` is given, or None.
+    """
+
+    participant: str
+    name: str
+    dwi: Path
+    bval: Path
+    bvec: Path
+    brain_mask: Path | None = None
+    phase_encoding: str | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def find_bids(root: Path, derivatives: Path | None = None) -> list[RawScan]:
+    """Find the diffusion scans of a BIDS dataset.
+
+    Args:
+        root: the raw dataset.
+        derivatives: a BIDS derivative dataset that holds brain masks (``desc-brain_mask`` in ``dwi``), or None.
+    """
+    if not (root / "dataset_description.json").is_file():
+        raise InputError(f"{root}: found no dataset_description.json, expected a BIDS dataset.")
+    # pybids warns of every file that it does not know; what matters here is said when a scan is read
+    logging.getLogger("bids").setLevel(logging.ERROR)
+    layout = BIDSLayout(root, validate=False)
+    masks = BIDSLayout(derivatives, validate=False, is_derivative=True) if derivatives else None
+    scans = []
+    for file in layout.get(suffix="dwi", extension=[".nii.gz", ".nii"]):
+        dwi = Path(file.path)
+        if (root / "derivatives") in dwi.parents:
+            continue
+        entities = {key: value for key, value in file.get_entities(metadata=False).items() if key != "extension"}
+        found = masks.get(**{**entities, "suffix": "mask", "desc": "brain"}) if masks else []
+        metadata = file.get_metadata()
+        scans.append(
+            RawScan(
+                participant=f"sub-{entities['subject']}",
+                name=strip_nifti(dwi.name).removesuffix("_dwi"),
+                dwi=dwi,
+                bval=Path(layout.get_bval(file.path) or strip_nifti(dwi) + ".bval"),
+                bvec=Path(layout.get_bvec(file.path) or strip_nifti(dwi) + ".bvec"),
+                brain_mask=Path(found[0].path) if found else None,
+                phase_encoding=metadata.get("PhaseEncodingDirection") or metadata.get("PhaseEncodingAxis"),
+            )
+        )
+    if not scans:
+        raise InputError(f"{root}: found no file sub-*_dwi.nii.gz, expected a BIDS dataset with diffusion scans.")
+    return sorted(scans, key=lambda scan: scan.name)
+
+
+def find_hcp(root: Path, derivatives: Path | None = None) -> list[RawScan]:
+    """Find the preprocessed diffusion scans of the Human Connectome Project: ``<ID>/T1w/Diffusion/data.nii.gz``."""
+    if derivatives:
+        raise InputError(f"{derivatives}: found derivatives, expected none: HCP scans come with a brain mask.")
+    scans = []
+    for folder in sorted(root.glob("*/T1w/Diffusion")):
+        participant = f"sub-{folder.parent.parent.name}"
+        mask = folder / "nodif_brain_mask.nii.gz"
+        scans.append(
+            RawScan(
+                participant=participant,
+                name=participant,
+                dwi=folder / "data.nii.gz",
+                bval=folder / "bvals",
+                bvec=folder / "bvecs",
+                brain_mask=mask if mask.is_file() else None,
+            )
+        )
+    if not scans:
+        raise InputError(f"{root}: found no folder <ID>/T1w/Diffusion, expected HCP's preprocessed diffusion data.")
+    return scans
+
+
+LAYOUTS: dict[str, Callable[[Path, Path | None], list[RawScan]]] = {"bids": find_bids, "hcp": find_hcp}
+
+
+def find_scans(layout: str, root: Path, derivatives: Path | None = None) -> list[RawScan]:
+    """Find the raw scans below ``root``, sorted by name.
+
+    Args:
+        layout: a key of ``LAYOUTS``.
+        root: folder of the raw cohort.
+        derivatives: BIDS derivatives with brain masks, or None.
+
+    Raises:
+        InputError: unknown layout, missing folder, or no scan in it.
+    """
+    if layout not in LAYOUTS:
+        raise InputError(f"layout: found {layout!r}, expected one of {', '.join(LAYOUTS)}.")
+    for folder in (root, derivatives):
+        if folder is not None and not folder.is_dir():
+            raise InputError(f"{folder}: no such folder, expected a cohort.")
+    return LAYOUTS[layout](root, derivatives)

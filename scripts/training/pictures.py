@@ -1,0 +1,112 @@
+"""Pictures of a validation: three slices through a scan, kept on disk and with the tracked run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from scripts.files import whole_file
+from scripts.training.tracking import Tracker
+
+TISSUE_COLOURS = ListedColormap(["black", "tab:gray", "white", "tab:blue"])
+"""Of background, gray matter, white matter and cerebrospinal fluid."""
+
+
+def slices(volume: np.ndarray) -> list[np.ndarray]:
+    """Axial, coronal and sagittal slice through the middle of a RAS volume ``(X, Y, Z)``, to be shown origin down.
+
+    The subject's left is on the left of the first two, and anterior is on the right of the third.
+    """
+    x, y, z = (n // 2 for n in volume.shape)
+    return [volume[:, :, z].T, volume[:, y, :].T, volume[x, :, :].T]
+
+
+def draw(rows: Mapping[str, np.ndarray], styles: Mapping[str, Mapping[str, object]]) -> Figure:
+    """Draw one row of three slices per volume.
+
+    Args:
+        rows: RAS volumes ``(X, Y, Z)`` by title.
+        styles: arguments of ``imshow`` for each row.
+    """
+    figure = Figure(figsize=(9, 3 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), 3, squeeze=False)
+    for line, (title, volume) in zip(axes, rows.items(), strict=True):
+        for axis, image, view in zip(line, slices(volume), ("axial", "coronal", "sagittal"), strict=True):
+            axis.imshow(image, origin="lower", interpolation="nearest", **styles[title])
+            axis.set(xticks=[], yticks=[], title=f"{title}, {view}")
+            left, right = ("P", "A") if view == "sagittal" else ("L", "R")
+            for x, letter in ((0.03, left), (0.93, right)):
+                axis.text(x, 0.5, letter, color="yellow", transform=axis.transAxes)
+    return figure
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    return np.nan_to_num(tensor.detach().float().cpu().numpy())
+
+
+def restoration(output: Mapping[str, torch.Tensor]) -> Figure:
+    """Draw one direction of the clean, corrupted and restored scan, and what is left of the error."""
+    direction = 0
+    clean, corrupted, restored = (_numpy(output[key][direction]) for key in ("label", "image", "pred"))
+    inside = ~torch.isnan(output["label"][direction]).cpu().numpy()
+    restored = restored * inside
+    gray = {"cmap": "gray", "vmin": 0.0, "vmax": 1.0}
+    error = {"cmap": "RdBu_r", "vmin": -0.3, "vmax": 0.3}
+    return draw(
+        {"clean": clean, "corrupted": corrupted, "restored": restored, "restored - clean": restored - clean},
+        {"clean": gray, "corrupted": gray, "restored": gray, "restored - clean": error},
+    )
+
+
+def segmentation(output: Mapping[str, torch.Tensor]) -> Figure:
+    """Draw the mean attenuation, the target and the predicted tissue; both as one-hot channels."""
+    classes = {"cmap": TISSUE_COLOURS, "vmin": 0, "vmax": 3}
+    target, predicted = (_numpy(output[key]).argmax(axis=0) for key in ("label", "pred"))
+    return draw(
+        {"mean attenuation": _numpy(output["image"]).mean(axis=0), "target": target, "predicted": predicted},
+        {"mean attenuation": {"cmap": "gray"}, "target": classes, "predicted": classes},
+    )
+
+
+class ValidationPicture:
+    """Handler of an evaluator: one picture of the first scan of each validation.
+
+    Args:
+        picture: draws the output of the evaluator for one scan: ``image``, ``label`` and ``pred``, each
+            ``(C, X, Y, Z)``.
+        folder: where ``epoch_<n>.png`` goes.
+        tracker: keeps it with its run as well.
+    """
+
+    def __init__(
+        self, picture: Callable[[Mapping[str, torch.Tensor]], Figure], folder: str, tracker: Tracker | None = None
+    ) -> None:
+        self.picture = picture
+        self.folder = Path(folder)
+        self.tracker = tracker
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an evaluator."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED(event_filter=_first), self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Draw the first scan of the batch."""
+        output: Any = engine.state.output
+        figure = self.picture(output[0])
+        name = f"epoch_{engine.state.epoch:04d}.png"
+        with whole_file(self.folder / name) as partial:
+            figure.savefig(partial, dpi=100)
+        if self.tracker:
+            self.tracker.log_figure(figure, f"pictures/{name}")
+
+
+def _first(engine: Engine, event: int) -> bool:
+    # MONAI's evaluator counts its iterations from the start in every validation
+    return event == 1

@@ -1,0 +1,163 @@
+"""MLflow: one run per training or evaluation, with what it needs to be understood and repeated."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import secrets
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+from matplotlib.figure import Figure
+from mlflow.entities import RunStatus
+from monai.bundle import ConfigParser
+from monai.engines import Trainer
+from monai.handlers import MLFlowHandler
+
+from scripts.files import code_version, read_json, write_json
+
+MAX_PARAMETER_LENGTH = 500
+"""MLflow refuses longer values."""
+
+
+def code_state() -> str:
+    """Version of the code and, where it is a git checkout, its commit; ``+`` marks uncommitted changes."""
+    root = Path(__file__).parents[2]
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return code_version()
+    return f"{code_version()} {commit}"
+
+
+def cohort_checksum(dataset_dir: str) -> str:
+    """Checksum that a prepared cohort's datalist states, or an empty text where there is none."""
+    path = Path(dataset_dir) / "datalist.json"
+    return str(read_json(path).get("checksum", "")) if path.is_file() else ""
+
+
+def _artifact_location(tracking_uri: str) -> str | None:
+    """Keep pictures beside a local database; a server knows its own place."""
+    scheme, _, path = tracking_uri.partition(":///")
+    return (Path(path).parent / "mlartifacts").absolute().as_uri() if scheme == "sqlite" else None
+
+
+def _config_being_parsed() -> dict[str, Any] | None:
+    """Whole config, overlays and overrides included, of the MONAI parser that is building the caller.
+
+    A config cannot refer to itself as a whole, so the parser is looked for among the callers.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if isinstance(parser := frame.f_locals.get("self"), ConfigParser):
+            return {key: value for key, value in dict(parser.get()).items() if key != parser.meta_key}
+        frame = frame.f_back
+    return None
+
+
+class Tracker(MLFlowHandler):
+    """MLflow tracking of a training with its validations, or of an evaluation alone.
+
+    Attach one and the same tracker to the trainer and to the evaluator that validates it. A run that ends by an error
+    is marked as failed, one that was interrupted as killed.
+
+    Args:
+        tracking_uri: e.g. ``sqlite:///mlflow.db``; MLflow refuses its former file store.
+        experiment_name: groups runs.
+        output_dir: folder in which the id of the run is kept, to go on with it.
+        run_name: by default the experiment's name with the time and four random digits: runs at the same time differ.
+        parameters: logged with the run.
+        resume: go on with the run whose id stands in ``output_dir``.
+    """
+
+    RUN_FILE = "mlflow_run.json"
+
+    def __init__(
+        self,
+        tracking_uri: str,
+        experiment_name: str,
+        output_dir: str,
+        run_name: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        resume: bool = False,
+    ) -> None:
+        unique = f"{experiment_name}_{time.strftime('%Y%m%d_%H%M%S')}_{secrets.token_hex(2)}"
+        super().__init__(
+            tracking_uri=tracking_uri,
+            experiment_name=experiment_name,
+            run_name=run_name or unique,
+            experiment_param={k: str(v)[:MAX_PARAMETER_LENGTH] for k, v in (parameters or {}).items()},
+            artifact_location=_artifact_location(tracking_uri),
+            iteration_log=False,
+            epoch_log=True,
+            close_on_complete=True,
+        )
+        self.run_file = Path(output_dir) / self.RUN_FILE
+        self.parameters = {key: str(value) for key, value in (parameters or {}).items()}
+        self.config = _config_being_parsed()
+        self.resume = resume
+        self.trains = False
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer, to its evaluator, or to an evaluator alone."""
+        if isinstance(engine, Trainer):
+            self.trains = True
+            engine.add_event_handler(Events.STARTED, self.start)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
+            engine.add_event_handler(Events.COMPLETED, self.close)
+        else:
+            # the trainer is built after its evaluator, so whether there is one is known only when the run starts
+            engine.add_event_handler(Events.STARTED, self._start_alone)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
+            engine.add_event_handler(Events.COMPLETED, self._close_alone)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+
+    def start(self, engine: Engine) -> None:
+        """Create the run, or go on with an earlier one, and log its parameters."""
+        if self.resume and self.run_file.is_file():
+            self.cur_run = run = self.client.get_run(read_json(self.run_file)["run_id"])
+            self.client.update_run(self.run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+            known = run.data.params
+            self.experiment_param = {k: v for k, v in (self.experiment_param or {}).items() if k not in known}
+        super().start(engine)
+        write_json(self.run_file, {"run_id": self.run_id})
+        if self.config is not None:
+            self.client.log_text(self.run_id, json.dumps(self.config, indent=2, default=str), "config.json")
+
+    @property
+    def run_id(self) -> str:
+        """Identifier of the current run."""
+        if self.cur_run is None:
+            raise RuntimeError("no run has been started")
+        return str(self.cur_run.info.run_id)
+
+    def log_figure(self, figure: Figure, name: str) -> None:
+        """Keep a picture with the run, if there is one."""
+        if self.cur_run:
+            self.client.log_figure(self.run_id, figure, name)
+
+    def origin(self) -> dict[str, Any]:
+        """Say where weights that are saved now come from."""
+        return {"mlflow_run": self.run_id if self.cur_run else "", "parameters": dict(self.parameters)}
+
+    def _start_alone(self, engine: Engine) -> None:
+        if not self.trains:
+            self.start(engine)
+
+    def _close_alone(self) -> None:
+        if not self.trains:
+            self.close()
+
+    def _fail(self, engine: Engine, error: BaseException) -> None:
+        if self.cur_run:
+            status = RunStatus.KILLED if isinstance(error, KeyboardInterrupt) else RunStatus.FAILED
+            self.client.set_terminated(self.run_id, RunStatus.to_string(status))
+            self.cur_run = None
+        # ignite leaves it to the handlers of this event to raise the error again
+        raise error

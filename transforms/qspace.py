@@ -1,0 +1,214 @@
+"""Q-space: from any directions of one shell to the reference scheme, as one matrix of spherical harmonics (SH)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from dipy.core.sphere import Sphere
+from dipy.reconst.shm import real_sh_descoteaux, smooth_pinv
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+
+from transforms.errors import InputError
+from transforms.gradients import angles_between_axes, read_bvecs, unique_axes
+
+logger = logging.getLogger(__name__)
+
+MAX_SH_ORDER = 8
+"""Order of the paper (Weninger et al., BVM 2022); it has 45 coefficients."""
+
+MIN_SH_ORDER = 2
+"""Order 2 has 6 coefficients, as many as a diffusion tensor: the least that carries a direction."""
+
+SMOOTHING = 0.006
+"""Laplace-Beltrami regularisation of Descoteaux et al., Magn Reson Med 58:497-510 (2007)."""
+
+SAME_AXIS_DEGREES = 1.0
+"""Two axes closer than this are one: identity of schemes, and the axes counted for the SH order."""
+
+DEFAULT_SCHEME = Path(__file__).parent / "data" / "scheme64.bvec"
+
+
+def load_scheme(path: str | PathLike[str]) -> np.ndarray:
+    """Read a reference scheme: a ``.bvec``-like file of unit vectors in world RAS, which belongs to no image.
+
+    Args:
+        path: text file of three rows or three columns; vectors of zero length (b0 volumes) are left out.
+
+    Returns:
+        unit vectors in world RAS, shape ``(M, 3)``.
+
+    Raises:
+        InputError: the file cannot be read, or holds fewer than 6 axes.
+    """
+    vectors = read_bvecs(path)
+    length = np.linalg.norm(vectors, axis=1)
+    scheme = vectors[length > 0.5] / length[length > 0.5, None]
+    if unique_axes(scheme, SAME_AXIS_DEGREES) < 6:
+        raise InputError(f"{path}: found {len(scheme)} directions, expected a scheme of at least 6 axes.")
+    return scheme
+
+
+def default_scheme() -> np.ndarray:
+    """Return the 64 directions that ship with the bundle, world RAS, shape ``(64, 3)``.
+
+    They are spread by electrostatic repulsion of axes (Jones et al., Magn Reson Med 42:515-525, 1999).
+    """
+    return load_scheme(DEFAULT_SCHEME)
+
+
+def n_coefficients(order: int) -> int:
+    """Number of SH coefficients of an even ``order``: ``(order + 1)(order + 2) / 2``."""
+    return (order + 1) * (order + 2) // 2
+
+
+def sh_order(directions: np.ndarray, max_order: int = MAX_SH_ORDER) -> int:
+    """Highest even SH order, at most ``max_order``, that the distinct axes among ``directions`` ``(N, 3)`` determine.
+
+    Raises:
+        InputError: fewer than the 6 axes of order 2.
+    """
+    axes = unique_axes(directions, SAME_AXIS_DEGREES)
+    if axes < n_coefficients(MIN_SH_ORDER):
+        raise InputError(f"found {axes} distinct gradient axes, expected at least {n_coefficients(MIN_SH_ORDER)}.")
+    return max(order for order in range(MIN_SH_ORDER, max_order + 1, 2) if n_coefficients(order) <= axes)
+
+
+def sh_basis(directions: np.ndarray, order: int) -> np.ndarray:
+    """Real even SH at unit vectors ``(N, 3)``: DIPY's ``descoteaux07`` with ``legacy=False``, shape ``(N, K)``."""
+    sphere = Sphere(xyz=np.asarray(directions))
+    return real_sh_descoteaux(order, sphere.theta, sphere.phi, legacy=False)[0]
+
+
+def _same_axes(source: np.ndarray, target: np.ndarray) -> np.ndarray | None:
+    """Index of the source axis for each target axis where both hold the same axes, one to one; else None."""
+    if len(source) != len(target):
+        return None
+    angles = angles_between_axes(target, source)
+    nearest = angles.argmin(axis=1)
+    one_to_one = len(set(nearest.tolist())) == len(target)
+    return nearest if one_to_one and angles.min(axis=1).max() <= SAME_AXIS_DEGREES else None
+
+
+def interpolation_matrix(
+    source: np.ndarray,
+    target: np.ndarray,
+    max_order: int = MAX_SH_ORDER,
+    smoothing: float = SMOOTHING,
+    name: str = "scan",
+) -> np.ndarray:
+    """Matrix that takes signals on ``source`` directions to signals on ``target`` directions.
+
+    Where both are the same axes (within 1 degree, in any order and sign) it is a permutation: nothing is interpolated.
+    Else it is an SH fit, evaluated at the target: ``Y_target (Y_source^T Y_source + smoothing L^2)^-1 Y_source^T`` with
+    ``L = l (l + 1)`` (Descoteaux et al., 2007). The order is the highest that the source axes determine; a lower one
+    than ``max_order`` is logged with its reason.
+
+    Args:
+        source: unit vectors of one shell, shape ``(N, 3)``.
+        target: unit vectors, in the same frame, shape ``(M, 3)``.
+        max_order: highest SH order, even.
+        smoothing: Laplace-Beltrami regularisation; 0 reproduces a band-limited signal exactly.
+        name: what the log calls the source.
+
+    Returns:
+        matrix, float64, shape ``(M, N)``.
+
+    Raises:
+        InputError: the source has fewer than 6 distinct axes.
+    """
+    same = _same_axes(source, target)
+    if same is not None:
+        return np.eye(len(source))[same]
+    order = sh_order(source, max_order)
+    if order < max_order:
+        logger.warning(
+            "%s: SH order lowered from %d to %d: %d distinct gradient axes, order %d needs %d.",
+            name,
+            max_order,
+            order,
+            unique_axes(source, SAME_AXIS_DEGREES),
+            order + 2,
+            n_coefficients(order + 2),
+        )
+    degrees = np.concatenate([np.full(2 * degree + 1, degree) for degree in range(0, order + 1, 2)])
+    fit = smooth_pinv(sh_basis(source, order), np.sqrt(smoothing) * degrees * (degrees + 1))
+    return sh_basis(target, order) @ fit
+
+
+class InterpolateQSpace(Transform):
+    """Interpolate the volumes of one shell to a reference scheme.
+
+    Args:
+        scheme: path of a scheme file, or None for the 64 directions that ship with the bundle.
+        max_order: highest SH order.
+        smoothing: Laplace-Beltrami regularisation.
+    """
+
+    def __init__(self, scheme: str | None = None, max_order: int = MAX_SH_ORDER, smoothing: float = SMOOTHING) -> None:
+        self.scheme = default_scheme() if scheme is None else load_scheme(scheme)
+        self.max_order = max_order
+        self.smoothing = smoothing
+
+    def __call__(
+        self, image: torch.Tensor, gradients: np.ndarray, name: str = "scan"
+    ) -> tuple[torch.Tensor, np.ndarray]:
+        """Interpolate.
+
+        Args:
+            image: attenuations of one shell, shape ``(N, X, Y, Z)``.
+            gradients: gradient table of these volumes, shape ``(N, 4)``.
+            name: what the log calls the scan.
+
+        Returns:
+            attenuations on the scheme, shape ``(M, X, Y, Z)``, and their gradient table, shape ``(M, 4)``.
+        """
+        matrix = interpolation_matrix(gradients[:, :3], self.scheme, self.max_order, self.smoothing, name)
+        table = np.column_stack([self.scheme, np.full(len(self.scheme), np.median(gradients[:, 3]))])
+        return apply_to_channels(image, matrix), table
+
+
+class InterpolateQSpaced(MapTransform):
+    """Dictionary form of :class:`InterpolateQSpace`; the table under ``gradients_key`` becomes that of the scheme.
+
+    Args:
+        keys: attenuations of one shell; all share the one table.
+        scheme: path of a scheme file, or None for the 64 directions that ship with the bundle.
+        max_order: highest SH order.
+        smoothing: Laplace-Beltrami regularisation.
+        gradients_key: where the gradient table stands.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        scheme: str | None = None,
+        max_order: int = MAX_SH_ORDER,
+        smoothing: float = SMOOTHING,
+        gradients_key: str = "gradients",
+    ) -> None:
+        super().__init__(keys)
+        self.interpolate = InterpolateQSpace(scheme, max_order, smoothing)
+        self.gradients_key = gradients_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Interpolate each key of ``data``."""
+        result = dict(data)
+        name = Path(data.get("dwi", "scan")).name
+        for key in self.key_iterator(data):
+            result[key], result[self.gradients_key] = self.interpolate(data[key], data[self.gradients_key], name)
+        return result
+
+
+def apply_to_channels(image: torch.Tensor, matrix: np.ndarray) -> torch.Tensor:
+    """Multiply the channels of ``image`` ``(N, X, Y, Z)`` by ``matrix`` ``(M, N)``; affine and metadata are kept."""
+    plain = image.as_tensor() if isinstance(image, MetaTensor) else image
+    product = torch.einsum("mn,nxyz->mxyz", torch.as_tensor(matrix, dtype=plain.dtype, device=plain.device), plain)
+    return MetaTensor(product, meta=image.meta) if isinstance(image, MetaTensor) else product
