@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 
 from transforms.errors import InputError
+from transforms.targets import TISSUE_ABBREVIATIONS, TISSUES
 
 
 def code_version() -> str:
@@ -76,6 +77,12 @@ def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray, slope: float
         image.header.set_slope_inter(slope, 0.0)
     with whole_file(path) as partial:
         nib.save(image, partial)
+
+
+def tissue_table() -> str:
+    """Lookup table of the tissue classes in BIDS' form, to stand beside a ``dseg`` image."""
+    rows = [f"{index}\t{name}\t{TISSUE_ABBREVIATIONS[index]}" for index, name in enumerate(TISSUES)]
+    return "\n".join(["index\tname\tabbreviation", *rows]) + "\n"
 
 
 def sha256(*paths: Path) -> str:

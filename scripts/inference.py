@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import Transform
 
 from scripts.errors import exits_on_input_error
-from scripts.files import code_version, sha256, whole_file, write_json, write_nifti
+from scripts.files import code_version, sha256, tissue_table, whole_file, write_json, write_nifti
 from scripts.training.pictures import TISSUE_COLOURS, draw
 from transforms.errors import InputError
 from transforms.gradients import write_gradients
@@ -132,9 +132,8 @@ class SaveTissue(_SaveResult):
             scan.nifti.affine,
             slope=1 / PROBABILITY_STEPS,
         )
-        rows = [f"{i}\t{name}\t{TISSUE_ABBREVIATIONS[i]}" for i, name in enumerate(TISSUES)]
         with whole_file(self.path(scan, "desc-tissue_dseg.tsv")) as partial:
-            partial.write_text("\n".join(["index\tname\tabbreviation", *rows]) + "\n")
+            partial.write_text(tissue_table())
         for name in ("dseg", "probseg"):
             self.describe(
                 self.path(scan, f"desc-tissue_{name}.json"),

@@ -11,7 +11,7 @@ import torch
 from monai.data import MetaTensor
 
 from scripts.cohort.datalist import SPLITS, read_datalist, write_datalist
-from scripts.files import code_version, sha256, write_json, write_nifti
+from scripts.files import code_version, sha256, tissue_table, whole_file, write_json, write_nifti
 from scripts.jobs import Outcome, run_jobs
 from transforms.errors import InputError
 from transforms.scan import open_nifti
@@ -122,10 +122,7 @@ def label_cohort(folder: Path, tissue_derivatives: Path, jobs: int = 1) -> list[
     entries = [_Named(entry) for split in SPLITS for entry in datalist[split]]
     task = functools.partial(label_scan, folder=folder, derivatives=tissue_derivatives)
     outcomes = run_jobs(task, entries, jobs, "labelling")
-    lookup = "\n".join(
-        f"{index}\t{name}\t{abbreviation}"
-        for index, (name, abbreviation) in enumerate(zip(TISSUES, TISSUE_ABBREVIATIONS, strict=True))
-    )
-    (folder / "desc-tissue_dseg.tsv").write_text(f"index\tname\tabbreviation\n{lookup}\n")
+    with whole_file(folder / "desc-tissue_dseg.tsv") as partial:
+        partial.write_text(tissue_table())
     write_datalist(folder, [outcome.result or dict(outcome.item) for outcome in outcomes], splits)
     return outcomes  # type: ignore[return-value]

@@ -123,8 +123,8 @@ def describe_origin(pretrained: str | None) -> dict[str, str]:
         pretrained: checkpoint, or None.
 
     Returns:
-        ``initialisation`` (``random``, or what the checkpoint was trained to do: ``artifact_removal``, ``autoencoder``),
-        and ``run``, the MLflow run that the checkpoint comes from, where it says so.
+        ``initialisation``: ``random``, or what the checkpoint was trained to do (``artifact_removal`` or
+        ``autoencoder``); and ``run``: the MLflow run that the checkpoint comes from, where it says so.
     """
     if pretrained is None:
         return {"initialisation": "random", "run": ""}
