@@ -146,7 +146,8 @@ class ResampleToGrid(Transform):
             for n, ratio in zip(image.shape[1:], (new / old).tolist(), strict=True)
         ]
         smooth = MetaTensor(apply_along_axes(image.as_tensor().float(), smoothing), meta=image.meta)
-        return MetaTensor(self.match(smooth, img_dst=reference), affine=reference.affine)
+        matched = torch.as_tensor(self.match(smooth, img_dst=reference)).as_subclass(torch.Tensor)
+        return MetaTensor(matched, affine=reference.affine)
 
 
 class ResampleToGridd(MapTransform):

@@ -85,12 +85,12 @@ def test_a_constant_signal_stays_constant(axes_on_sphere, smoothing):
 
 @pytest.mark.parametrize("degree", [2, 4, 8])
 def test_smoothing_damps_a_degree_as_the_formula_says(axes_on_sphere, degree):
-    """On n evenly spread axes Y^T Y is n / 4 pi times the identity, so a degree shrinks by one known factor."""
-    n, smoothing = 600, 0.3
+    """On n evenly spread axes Y^T Y is n / 4 pi times the identity, so this smoothing halves the degree."""
+    n = 600
+    smoothing = n / (4 * np.pi * degree**2 * (degree + 1) ** 2)
     source, target, pole = axes_on_sphere(n), TURN.apply(axes_on_sphere(30)), random_axes(1)[0]
     found = interpolation_matrix(source, target, smoothing=smoothing) @ eval_legendre(degree, source @ pole)
-    factor = 1 / (1 + smoothing * degree**2 * (degree + 1) ** 2 * 4 * np.pi / n)
-    np.testing.assert_allclose(found, factor * eval_legendre(degree, target @ pole), atol=0.02 * factor)
+    np.testing.assert_allclose(found, 0.5 * eval_legendre(degree, target @ pole), atol=0.02)
 
 
 # the same axes
@@ -272,10 +272,12 @@ def test_a_scan_measured_on_the_scheme_is_left_bit_by_bit(affine):
 
 
 @pytest.fixture(scope="module")
-def real_scan():
+def real_scan(tmp_path_factory):
     """DIPY's piece of a brain: 10 x 10 x 10 voxels of 2 mm, 64 directions of b = 1000, one b0."""
-    dwi, bval, bvec = get_fnames(name="small_64D")
+    dwi, bval, with_nan = get_fnames(name="small_64D")
     nifti = nib.load(dwi)
+    bvec = tmp_path_factory.mktemp("small_64D") / "no_nan.bvec"
+    np.savetxt(bvec, np.nan_to_num(np.loadtxt(with_nan)))  # the vector of the b0 is NaN in the packaged file
     table = read_gradients(bval, bvec, nifti.affine, nifti.shape[3])
     signal = torch.from_numpy(np.moveaxis(nifti.get_fdata(dtype=np.float32), -1, 0))
     shell = shell_volumes(table, 1000)
@@ -291,37 +293,41 @@ def tensors(attenuation, table):
     return fit.fa, fit.evecs[..., 0]
 
 
-def test_real_tissue_keeps_its_tensors(real_scan):
+@pytest.mark.parametrize(("smoothing", "damping"), [(0.0, 1.0), (0.006, 1 / (1 + 0.006 * 36 * 4 * np.pi / 64))])
+def test_real_tissue_keeps_its_tensors(real_scan, smoothing, damping):
     """A tensor has 6 parameters that the 64 signals determine before and after.
 
-    What may change is the part of the signal in degree 2, which smoothing damps by
-    1 / (1 + 0.006 * 36 * 4 pi / 64) = 0.96: an FA of 0.5 loses about 0.02, one of 0.2 a third of that. On top of it
-    the noise above degree 8 is lost and the rest weighted otherwise, which moves FA by a part of its own noise (0.03
-    at this signal-to-noise ratio) without a preferred sign, and an axis by noise / FA: a few degrees.
+    What changes is the part of the signal in degree 2, which smoothing damps by 0.96, and FA with it: FA is the
+    anisotropic part over the whole. On top of it the noise above degree 8 is lost and the rest weighted otherwise. That
+    moves FA by a part of its own noise, which is about 0.03 here (11 % noise in a signal, 64 signals), without a
+    preferred sign, and an axis by that over FA: a degree or two, more where two eigenvalues are close.
     """
     attenuation, table = real_scan
     fa, axis = tensors(attenuation, table)
-    new_fa, new_axis = tensors(*InterpolateQSpace()(attenuation, table))
-    voxels = (fa > 0.05) & (attenuation.mean(dim=0).numpy() > 0.05)
-    assert voxels.mean() > 0.5
-    change = new_fa[voxels] - fa[voxels]
-    assert np.abs(change).mean() < 0.02
-    fibres = voxels & (fa > 0.4)
-    assert fibres.sum() > 50
-    assert -0.04 < (new_fa - fa)[fibres].mean() < 0.005
+    new_fa, new_axis = tensors(*InterpolateQSpace(smoothing=smoothing)(attenuation, table))
+    signal = (fa > 0.05) & (attenuation.mean(dim=0).numpy() > 0.05)
+    assert signal.mean() > 0.8
+    assert np.abs(new_fa - fa)[signal].mean() < 0.03
+    fibres = signal & (fa > 0.4)
+    assert fibres.sum() > 300
+    assert np.mean(new_fa[fibres] / fa[fibres]) == pytest.approx(damping, abs=0.01)
+    assert np.std((new_fa - fa)[fibres]) < 0.02
     turned = np.degrees(np.arccos(np.clip(np.abs((axis * new_axis).sum(axis=-1)), 0, 1)))[fibres]
-    print("CAL", voxels.mean(), np.abs(change).mean(), fibres.sum(), (new_fa - fa)[fibres].mean(), np.median(turned), turned.max())
-    assert np.median(turned) < 2
-    assert np.percentile(turned, 95) < 5
+    assert np.median(turned) < 1.5
+    assert np.percentile(turned, 95) < 7
 
 
 def test_real_tissue_is_interpolated_to_directions_that_were_left_out(real_scan):
-    """Every fourth direction is predicted from the other 48, to within the noise of what was measured there."""
+    """Every fourth direction is predicted from the other 48; a mirrored frame predicts nothing."""
     attenuation, table = real_scan
+    fibres = tensors(attenuation, table)[0] > 0.4
     out = np.arange(64) % 4 == 1
-    matrix = interpolation_matrix(table[~out, :3], table[out, :3])
-    measured, others = attenuation.numpy()[out], attenuation.numpy()[~out]
-    predicted = np.tensordot(matrix, others, axes=1)
-    spread = measured - others.mean(axis=0)
-    print("CAL2", np.sqrt(np.mean((predicted-measured)**2)), np.sqrt(np.mean(spread**2)))
-    assert np.mean((predicted - measured) ** 2) < 0.5 * np.mean(spread**2)
+    measured, others = attenuation.numpy()[out][:, fibres], attenuation.numpy()[~out][:, fibres]
+    variance = np.mean((measured - others.mean(axis=0)) ** 2)
+    errors = [
+        np.mean((interpolation_matrix(table[~out, :3], table[out, :3] * mirror) @ others - measured) ** 2)
+        for mirror in ([1, 1, 1], [-1, 1, 1])
+    ]
+    # what is left is the noise of the measurement and of the prediction, more than half of the variance here
+    assert errors[0] < 0.65 * variance
+    assert errors[1] > 0.9 * variance

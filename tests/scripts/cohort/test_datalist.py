@@ -1,0 +1,180 @@
+"""Splits are by participant, seeded, and stay; a datalist that breaks this is refused."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scripts.cohort.datalist import (
+    DATALIST,
+    SPLITS,
+    assign_splits,
+    check_splits,
+    load_entries,
+    read_datalist,
+    split_sizes,
+    write_datalist,
+)
+from transforms.errors import InputError
+
+WEIGHTS = st.tuples(st.integers(1, 60), st.integers(0, 60), st.integers(0, 60))
+
+
+@pytest.mark.parametrize(
+    ("n", "weights", "sizes"),
+    [
+        (28, (15, 5, 8), [15, 5, 8]),
+        (56, (15, 5, 8), [30, 10, 16]),
+        (50, (45, 5, 0), [45, 5, 0]),
+        (2, (15, 5, 8), [1, 1, 0]),
+        (2, (45, 5, 0), [1, 1, 0]),
+        (3, (98, 1, 1), [1, 1, 1]),
+        (1, (15, 5, 8), [1, 0, 0]),
+        (1, (1, 50, 50), [1, 0, 0]),
+        (0, (15, 5, 8), [0, 0, 0]),
+    ],
+)
+def test_sizes_of_known_cohorts(n, weights, sizes):
+    assert split_sizes(n, weights) == sizes
+
+
+@given(st.integers(0, 200), WEIGHTS)
+def test_sizes_add_up_and_each_wanted_split_has_someone(n, weights):
+    sizes = split_sizes(n, weights)
+    assert sum(sizes) == n
+    assert min(sizes) >= 0
+    wanted = [index for index, weight in enumerate(weights) if weight > 0]
+    assert all(sizes[index] == 0 for index in range(3) if index not in wanted)
+    assert all(sizes[index] >= 1 for index in wanted[:n])
+    if n >= 3 * sum(weights):
+        exact = [n * weight / sum(weights) for weight in weights]
+        assert all(abs(size - share) < 1 for size, share in zip(sizes, exact, strict=True))
+
+
+@given(st.integers(0, 200), WEIGHTS)
+def test_a_larger_weight_never_gets_fewer_when_everyone_has_one(n, weights):
+    sizes = split_sizes(n, weights)
+    for first in range(3):
+        for second in range(3):
+            if weights[first] > weights[second] and sizes[second] > 1:
+                assert sizes[first] >= sizes[second]
+
+
+NAMES = [f"sub-{index:02d}" for index in range(28)]
+
+
+def _count(assigned):
+    return [sum(split == name for split in assigned.values()) for name in SPLITS]
+
+
+def test_assignment_is_a_function_of_names_and_seed():
+    first = assign_splits(NAMES, (15, 5, 8), 0)
+    assert assign_splits(list(reversed(NAMES)), (15, 5, 8), 0) == first
+    assert set(first) == set(NAMES)
+    assert _count(first) == [15, 5, 8]
+    others = [assign_splits(NAMES, (15, 5, 8), seed) for seed in range(1, 6)]
+    assert all(other != first for other in others)
+    assert all(_count(other) == [15, 5, 8] for other in others)
+    # not by the alphabet
+    assert {name for name, split in first.items() if split == "training"} != set(NAMES[:15])
+
+
+@given(st.integers(1, 40), st.integers(0, 40), WEIGHTS, st.integers(0, 5))
+def test_nobody_moves_when_a_cohort_grows(before, more, weights, seed):
+    names = [f"sub-{index:02d}" for index in range(before + more)]
+    first = assign_splits(names[:before], weights, seed)
+    second = assign_splits(names, weights, seed, known=first)
+    assert set(second) == set(names)
+    assert all(second[name] == split for name, split in first.items())
+    allowed = {split for split, weight in zip(SPLITS, weights, strict=True) if weight > 0}
+    assert set(second.values()) <= allowed
+
+
+def test_a_grown_cohort_comes_to_the_sizes_asked_for():
+    first = assign_splits(NAMES[:14], (15, 5, 8), 0)
+    assert _count(assign_splits(NAMES, (15, 5, 8), 0, known=first)) == [15, 5, 8]
+
+
+def test_who_is_gone_is_forgotten():
+    known = {"sub-90": "test", NAMES[0]: "test"}
+    assigned = assign_splits(NAMES, (15, 5, 8), 0, known)
+    assert set(assigned) == set(NAMES)
+    assert assigned[NAMES[0]] == "test"
+
+
+def _entry(participant, checksum, scan=None, **images):
+    return {"participant": participant, "scan": scan or participant, "checksum": checksum, **images}
+
+
+def test_one_scan_or_participant_in_two_splits_is_refused():
+    same_scan = {"training": [_entry("sub-01", "a")], "test": [_entry("sub-02", "a")]}
+    with pytest.raises(InputError, match=r"same scan in two splits \(sub-01 in training, sub-02 in test\)"):
+        check_splits(same_scan)
+    same_person = {"validation": [_entry("sub-01", "a", "sub-01_ses-1")], "test": [_entry("sub-01", "b", "sub-01_ses-2")]}
+    with pytest.raises(InputError, match=r"same participant.*sub-01_ses-1 in validation, sub-01_ses-2 in test"):
+        check_splits(same_person)
+    two_sessions = [_entry("sub-01", "a", "sub-01_ses-1"), _entry("sub-01", "b", "sub-01_ses-2")]
+    check_splits({"training": two_sessions, "validation": [_entry("sub-02", "c")], "test": []})
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    """Three participants, of whom the first has two sessions; test is empty."""
+    entries = [
+        _entry(name[:6], str(index), name, image=f"{name}.nii.gz", mask=f"{name}_mask.nii.gz")
+        for index, name in enumerate(["sub-01_ses-1", "sub-01_ses-2", "sub-02", "sub-03"])
+    ]
+    for entry in entries:
+        for key in ("image", "mask"):
+            (tmp_path / entry[key]).touch()
+    splits = {"sub-01": "training", "sub-02": "validation", "sub-03": "training"}
+    write_datalist(tmp_path, entries, splits)
+    return tmp_path
+
+
+def test_sessions_of_a_participant_stay_together(cohort):
+    datalist = read_datalist(cohort)
+    scans = {split: [entry["scan"] for entry in datalist[split]] for split in SPLITS}
+    assert scans == {"training": ["sub-01_ses-1", "sub-01_ses-2", "sub-03"], "validation": ["sub-02"], "test": []}
+
+
+def test_entries_have_absolute_paths_of_the_asked_images(cohort):
+    entries = load_entries(str(cohort), "training", ["mask"])
+    assert [entry["scan"] for entry in entries] == ["sub-01_ses-1", "sub-01_ses-2", "sub-03"]
+    assert entries[0] == {"scan": "sub-01_ses-1", "mask": str(cohort / "sub-01_ses-1_mask.nii.gz")}
+
+
+def test_the_checksum_is_that_of_the_scans_not_of_their_order_or_split(cohort, tmp_path_factory):
+    datalist = read_datalist(cohort)
+    entries = [entry for split in SPLITS for entry in datalist[split]]
+    other = tmp_path_factory.mktemp("other")
+    write_datalist(other, entries[::-1], {f"sub-0{index}": "training" for index in (1, 2, 3)})
+    assert read_datalist(other)["checksum"] == datalist["checksum"]
+    write_datalist(other, [{**entries[0], "checksum": "new"}, *entries[1:]], dict.fromkeys(["sub-01", "sub-02", "sub-03"], "test"))
+    assert read_datalist(other)["checksum"] != datalist["checksum"]
+
+
+def test_a_list_that_was_edited_into_an_overlap_is_refused(cohort):
+    datalist = json.loads((cohort / DATALIST).read_text())
+    datalist["test"] = datalist["training"][:1]
+    (cohort / DATALIST).write_text(json.dumps(datalist))
+    with pytest.raises(InputError, match="in two splits"):
+        read_datalist(cohort)
+    with pytest.raises(SystemExit, match="error: .*in two splits"):
+        load_entries(str(cohort), "training")
+
+
+def test_a_cohort_that_cannot_be_used_ends_the_program_with_a_sentence(cohort, tmp_path_factory):
+    with pytest.raises(SystemExit, match=r"error: .*found no datalist.json.*scripts prepare"):
+        load_entries(str(tmp_path_factory.mktemp("none")), "training")
+    with pytest.raises(SystemExit, match=r"error: .*found no datalist.json"):
+        load_entries(str(cohort / "missing"), "training")
+    with pytest.raises(SystemExit, match=r"error: .*found no scan in test"):
+        load_entries(str(cohort), "test")
+    with pytest.raises(SystemExit, match=r"error: .*found no tissue for sub-01_ses-1.*scripts label"):
+        load_entries(str(cohort), "training", ["image", "tissue"])
+    (cohort / "sub-02.nii.gz").unlink()
+    with pytest.raises(SystemExit, match=r"error: .*sub-02.nii.gz: no such file"):
+        load_entries(str(cohort), "validation")
+    assert len(load_entries(str(cohort), "training")) == 3

@@ -1,0 +1,173 @@
+"""Labels: a segmentation's tissues come to stand at their places in the world, on the grid of the prepared scan."""
+
+import hashlib
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from scripts.cohort.datalist import SPLITS, load_entries, read_datalist
+from scripts.cohort.label import label_cohort
+from scripts.cohort.prepare import prepare_cohort
+from transforms.errors import InputError
+
+SUBJECTS = ("sub-01", "sub-02", "sub-03")
+CENTRE = np.array([2.0, -5.0, 3.0])
+GRAY, WHITE, FLUID = 1, 2, 3
+
+
+def grid(size: float, flip: bool = True, shift: float = 0.0) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """Affine and shape of a segmentation that covers the head: LAS, or RAS where ``flip`` is False."""
+    shape = tuple(int(np.ceil(length / size)) for length in (70.0, 80.0, 62.0))
+    affine = np.diag([-size if flip else size, size, size, 1.0])
+    affine[:3, 3] = CENTRE + [shift, 0, 0] - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    return affine, shape
+
+
+def place(world: np.ndarray) -> np.ndarray:
+    """Fluid on the left; on the right gray matter in front and above, white matter elsewhere."""
+    right, front, above = np.moveaxis(world > CENTRE, -1, 0)
+    return np.where(~right, FLUID, np.where(front & above, GRAY, WHITE))
+
+
+def write(path, affine, labels, dtype=np.uint8):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(labels.astype(dtype), affine), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, heads, scheme):
+    folder = tmp_path_factory.mktemp("cohort")
+    heads.write_bids(folder / "raw", SUBJECTS, orientation="LAS")
+    prepare_cohort("bids", folder / "raw", folder / "out", scheme, voxel_size=4.0)
+    return folder / "out"
+
+
+@pytest.fixture
+def cohort(prepared, tmp_path):
+    return shutil.copytree(prepared, tmp_path / "prepared")
+
+
+def path_of(derivatives, subject, ending="desc-tissue_dseg"):
+    return derivatives / subject / "dwi" / f"{subject}_{ending}.nii.gz"
+
+
+def entries(cohort):
+    datalist = read_datalist(cohort)
+    return {entry["scan"]: entry for split in SPLITS for entry in datalist[split]}
+
+
+@pytest.mark.parametrize(("size", "flip"), [(3.0, True), (1.7, True), (4.0, False), (5.0, True)])
+def test_tissues_come_to_their_places_in_the_world(cohort, heads, tmp_path, size, flip):
+    affine, shape = grid(size, flip)
+    source = write(path_of(tmp_path / "truth", "sub-01"), affine, place(heads.world_grid(affine, shape)))
+    outcomes = label_cohort(cohort, tmp_path / "truth")
+    assert [outcome.failure is None for outcome in outcomes] == [str(outcome.item) == "sub-01" for outcome in outcomes]
+    entry = entries(cohort)["sub-01"]
+    assert entry["tissue"] == "sub-01/dwi/sub-01_desc-tissue_dseg.nii.gz"
+    tissue, mask = (nib.load(cohort / entry[key]) for key in ("tissue", "mask"))
+    np.testing.assert_array_equal(tissue.affine, mask.affine)
+    assert nib.aff2axcodes(tissue.affine) == ("R", "A", "S")
+    found, inside = np.asarray(tissue.dataobj), np.asarray(mask.dataobj) > 0
+    assert found.dtype == np.uint8
+    world = heads.world_grid(tissue.affine, tissue.shape)
+    # half a voxel of either grid from a border, a label can be either
+    clear = np.abs(world - CENTRE).min(axis=-1) > (size + 4.0) / 2
+    for label in (GRAY, WHITE, FLUID):
+        assert (inside & clear & (place(world) == label)).sum() > 20
+    np.testing.assert_array_equal(found[inside & clear], place(world)[inside & clear])
+    assert (found[~inside] == 0).all()
+    assert (found[inside] > 0).all()
+    sidecar = json.loads((cohort / "sub-01/dwi/sub-01_desc-tissue_dseg.json").read_text())
+    assert sidecar["SourceChecksums"] == {str(source): hashlib.sha256(source.read_bytes()).hexdigest()}
+    assert sidecar["LabelMap"] == {"BG": 0, "GM": 1, "WM": 2, "CSF": 3}
+
+
+def test_on_a_coarser_grid_the_largest_fraction_decides(cohort, tmp_path):
+    """Stripes of a fifth fluid and the rest white matter are white matter everywhere; the nearest label is not."""
+    affine, shape = grid(1.0)
+    stripes = np.full(shape, WHITE)
+    stripes[::5] = FLUID
+    write(path_of(tmp_path / "truth", "sub-01"), affine, stripes)
+    label_cohort(cohort, tmp_path / "truth")
+    entry = entries(cohort)["sub-01"]
+    found = np.asarray(nib.load(cohort / entry["tissue"]).dataobj)
+    inside = np.asarray(nib.load(cohort / entry["mask"]).dataobj) > 0
+    assert set(np.unique(found[inside])) == {WHITE}
+
+
+def test_what_cannot_be_labelled_is_reported_and_keeps_what_it_had(cohort, heads, tmp_path):
+    affine, shape = grid(4.0)
+    good = place(heads.world_grid(affine, shape))
+    first = tmp_path / "first"
+    for subject in SUBJECTS:
+        write(path_of(first, subject), affine, good)
+    assert not any(outcome.failure for outcome in label_cohort(cohort, first))
+    before, datalist = entries(cohort), read_datalist(cohort)
+    kept = {name: (cohort / entry["tissue"]).read_bytes() for name, entry in before.items()}
+
+    second = tmp_path / "second"
+    write(path_of(second, "sub-01"), affine, np.where(good == FLUID, 4, good))
+    shifted, _ = grid(4.0, shift=45.0)
+    misplaced = write(path_of(second, "sub-02"), shifted, good)
+    failures = {str(outcome.item): outcome.failure for outcome in label_cohort(cohort, second)}
+    assert "found the labels 1, 2, 4, expected 0 (background), 1 (gray matter)" in failures["sub-01"]
+    assert str(misplaced) in failures["sub-02"]
+    assert "of the brain, expected at least half; is it aligned?" in failures["sub-02"]
+    assert failures["sub-03"].startswith(f"{second / 'sub-03'}: found none, expected one file sub-03_desc-tissue_dseg")
+    assert entries(cohort) == before
+    assert read_datalist(cohort) == datalist
+    assert {name: (cohort / entry["tissue"]).read_bytes() for name, entry in entries(cohort).items()} == kept
+
+
+@pytest.mark.parametrize("value", [-1, 0.5, 9])
+def test_values_that_are_no_index_of_a_tissue_are_refused(cohort, heads, tmp_path, value):
+    affine, shape = grid(4.0)
+    labels = place(heads.world_grid(affine, shape)).astype(np.float32)
+    labels[0, 0, 0] = value
+    write(path_of(tmp_path / "truth", "sub-01"), affine, labels, np.float32)
+    failures = {str(outcome.item): outcome.failure for outcome in label_cohort(cohort, tmp_path / "truth")}
+    assert f"found the labels {'-1, ' if value == -1 else ''}" in failures["sub-01"]
+    assert "tissue" not in entries(cohort)["sub-01"]
+
+
+def test_one_scan_gains_labels_and_the_others_and_the_split_stay(cohort, heads, tmp_path):
+    before = read_datalist(cohort)
+    affine, shape = grid(4.0)
+    write(path_of(tmp_path / "truth", "sub-02"), affine, place(heads.world_grid(affine, shape)))
+    label_cohort(cohort, tmp_path / "truth")
+    after = read_datalist(cohort)
+    for split in SPLITS:
+        for old, new in zip(before[split], after[split], strict=True):
+            added = {"tissue": f"{old['scan']}/dwi/{old['scan']}_desc-tissue_dseg.nii.gz"}
+            assert new == (old | added if old["scan"] == "sub-02" else old)
+    assert after["checksum"] == before["checksum"]
+    (split,) = [name for name in SPLITS if after[name][0]["scan"] == "sub-02"]
+    assert load_entries(str(cohort), split, ["tissue"])[0]["tissue"] == str(cohort / after[split][0]["tissue"])
+    rows = (cohort / "desc-tissue_dseg.tsv").read_text().splitlines()
+    assert [row.split("\t")[0::2] for row in rows[1:]] == [["0", "BG"], ["1", "GM"], ["2", "WM"], ["3", "CSF"]]
+
+
+def test_a_tissue_segmentation_is_preferred_to_another_and_two_are_refused(cohort, heads, tmp_path):
+    affine, shape = grid(4.0)
+    good = place(heads.world_grid(affine, shape))
+    truth = tmp_path / "truth"
+    for subject in SUBJECTS:
+        write(path_of(truth, subject, "desc-aseg_dseg"), affine, np.full(shape, FLUID))
+    write(path_of(truth, "sub-01"), affine, good)
+    write(path_of(truth, "sub-03", "desc-lesion_dseg"), affine, good)
+    failures = {str(outcome.item): outcome.failure for outcome in label_cohort(cohort, truth)}
+    assert failures["sub-01"] is None
+    assert failures["sub-02"] is None
+    assert "found sub-03_desc-aseg_dseg.nii.gz, sub-03_desc-lesion_dseg.nii.gz, expected one file" in failures["sub-03"]
+    assert GRAY in np.asarray(nib.load(cohort / entries(cohort)["sub-01"]["tissue"]).dataobj)
+
+
+def test_folders_that_are_not_there_are_named(cohort, tmp_path):
+    with pytest.raises(InputError, match="missing: no such folder, expected BIDS derivatives"):
+        label_cohort(cohort, tmp_path / "missing")
+    with pytest.raises(InputError, match=r"found no datalist\.json"):
+        label_cohort(tmp_path, tmp_path)

@@ -1,0 +1,99 @@
+"""Jobs: results in order, failures with their reason; and how an InputError leaves the program."""
+
+import functools
+import time
+
+import pytest
+
+from scripts.errors import exits_on_input_error, input_error, reason
+from scripts.files import read_json, write_json
+from scripts.jobs import run_jobs
+from transforms.errors import InputError
+
+
+@pytest.fixture
+def documents(tmp_path):
+    """Five JSON files, of which the second is missing and the fourth is damaged."""
+    paths = [tmp_path / f"{index}.json" for index in range(5)]
+    for index in (0, 2, 4):
+        write_json(paths[index], {"index": index})
+    paths[3].write_text("{")
+    return paths
+
+
+def _read_slowly(path, slow):
+    time.sleep(0.5 * (path == slow))
+    return read_json(path)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_each_item_has_its_result_or_its_reason_in_order(documents, jobs, capfd):
+    # two processes finish in another order, for the first item takes longest
+    outcomes = run_jobs(functools.partial(_read_slowly, slow=documents[0]), documents, jobs, "reading")
+    assert [outcome.item for outcome in outcomes] == documents
+    assert [outcome.result for outcome in outcomes] == [{"index": 0}, None, {"index": 2}, None, {"index": 4}]
+    assert [outcome.failure is None for outcome in outcomes] == [True, False, True, False, True]
+    assert outcomes[1].failure == f"{documents[1]}: no such file, expected JSON."
+    assert outcomes[3].failure.startswith(f"{documents[3]}: found text that is not JSON")
+    screen = capfd.readouterr().err
+    for index in (1, 3):
+        assert f"left out {documents[index]}: {outcomes[index].failure}" in screen
+    assert f"left out {documents[0]}" not in screen
+
+
+def test_an_interruption_is_no_failure_of_an_item():
+    def interrupted(item):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(interrupted, [1, 2], 1, "working")
+
+
+def test_no_items_give_no_outcomes():
+    assert run_jobs(read_json, [], 1, "reading") == []
+
+
+def _wrapped(depth, explicit):
+    """Raise an InputError from inside layers of RuntimeError, as MONAI's Compose and ConfigParser do."""
+    if depth == 0:
+        raise InputError("scan.nii.gz: found nothing, expected something.")
+    try:
+        _wrapped(depth - 1, explicit)
+    except Exception as error:
+        if explicit:
+            raise RuntimeError(f"layer {depth}") from error
+        raise RuntimeError(f"layer {depth}")  # noqa: B904
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+@pytest.mark.parametrize("depth", [0, 1, 4])
+def test_the_sentence_is_found_through_layers_of_other_errors(depth, explicit):
+    with pytest.raises((InputError, RuntimeError)) as raised:
+        _wrapped(depth, explicit)
+    assert reason(raised.value) == "scan.nii.gz: found nothing, expected something."
+    with pytest.raises(SystemExit) as left:
+        exits_on_input_error(_wrapped)(depth, explicit)
+    # a text as exit code is printed to stderr, and the process ends with 1
+    assert left.value.code == "error: scan.nii.gz: found nothing, expected something."
+
+
+def test_other_errors_pass_and_say_their_type_in_one_line():
+    @exits_on_input_error
+    def divide(a, b):
+        return a / b
+
+    assert divide(3, b=2) == 1.5
+    with pytest.raises(ZeroDivisionError) as raised:
+        divide(1, 0)
+    assert input_error(raised.value) is None
+    assert reason(raised.value) == "ZeroDivisionError: division by zero"
+    assert reason(ValueError("two\nlines")) == "ValueError: two"
+
+
+def test_a_plain_value_error_is_not_taken_for_bad_input():
+    @exits_on_input_error
+    def broken():
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        broken()
