@@ -60,6 +60,14 @@ def test_a_head_in_few_voxels_has_signal():
     assert has_b0_signal(b0).nonzero().tolist() == [[0, 3, 4, 5]]
 
 
+def test_a_b0_that_is_not_positive_is_no_signal():
+    """Also where all of it is negative, as after a wrong rescaling, so that the percentile is no floor."""
+    b0 = torch.full((1, *SHAPE), -1.0)
+    b0[0, 1, 2] = torch.tensor([0.0, -1e-5, -1e-9, -2.0, 0.0, -1e-3, -1.0])
+    assert not has_b0_signal(b0).any()
+    assert not Attenuation()(b0 / 2, b0).any()
+
+
 @pytest.mark.parametrize("unit", [1e-3, 1e6, 2.0**-30])
 def test_the_unit_of_the_signal_does_not_matter(unit):
     image, b0 = scan()
@@ -78,7 +86,7 @@ def test_whatever_is_in_the_file_the_result_is_in_the_unit_interval(values):
     image, b0 = torch.from_numpy(values[1:]), torch.from_numpy(values[:1])
     found = Attenuation()(image, b0)
     assert torch.isfinite(found).all()
-    assert 0 <= found.min()
+    assert found.min() >= 0
     assert found.max() <= 1
     unusable = ~torch.isfinite(image) | ~torch.isfinite(b0) | (b0 <= 0)
     assert not found[unusable].any()
@@ -87,9 +95,10 @@ def test_whatever_is_in_the_file_the_result_is_in_the_unit_interval(values):
 def test_a_broken_voxel_leaves_the_others_as_they_are():
     image, b0 = scan()
     expected = Attenuation()(image, b0)
-    b0[0, 0, 0, 0], b0[0, 0, 0, 1], image[2, 0, 0, 2], image[3, 0, 0, 3] = torch.nan, torch.inf, torch.nan, -torch.inf
+    b0[0, 0, 0, 0], b0[0, 0, 0, 1] = torch.nan, torch.inf
+    image[0, 0, 0, 2], image[2, 0, 0, 2], image[3, 0, 0, 3] = torch.inf, torch.nan, -torch.inf
     expected[:, 0, 0, :2] = 0
-    expected[2, 0, 0, 2] = expected[3, 0, 0, 3] = 0
+    expected[0, 0, 0, 2] = expected[2, 0, 0, 2] = expected[3, 0, 0, 3] = 0
     assert torch.equal(Attenuation()(image, b0), expected)
 
 

@@ -174,7 +174,9 @@ def test_order_2_spans_the_diffusion_tensors():
 # the order
 
 
-@pytest.mark.parametrize(("n", "order"), [(6, 2), (12, 2), (14, 2), (15, 4), (27, 4), (28, 6), (44, 6), (45, 8), (90, 8)])
+@pytest.mark.parametrize(
+    ("n", "order"), [(6, 2), (12, 2), (14, 2), (15, 4), (27, 4), (28, 6), (44, 6), (45, 8), (90, 8)]
+)
 def test_order_is_the_highest_that_the_axes_determine(axes_on_sphere, n, order):
     axes = axes_on_sphere(n)
     assert sh_order(axes) == order

@@ -32,7 +32,8 @@ def head(world, directions, bvals, noise):
     inside = ((world - CENTRE) ** 2 / SEMI_AXES**2).sum(axis=-1) <= 1
     density = 1000 + 2.0 * x - 3.0 * y + 1.0 * z
     signals = [
-        np.exp(-bvals * (0.3e-3 + 1.2e-3 * (directions @ FIBRES[side]) ** 2 * (bvals > 0))) for side in ("right", "left")
+        np.exp(-bvals * (0.3e-3 + 1.2e-3 * (directions @ FIBRES[side]) ** 2 * (bvals > 0)))
+        for side in ("right", "left")
     ]
     signal = np.where((x > 0)[..., None], *signals) * (inside * density)[..., None]
     real, imaginary = noise * np.random.default_rng(5).standard_normal((2, *signal.shape))
@@ -42,7 +43,7 @@ def head(world, directions, bvals, noise):
 def grid_around_head(axes, affine_of, shape, size=SIZE):
     """Affine of a grid of ``shape`` whose centre is 2 mm off that of the head, and the world points of its voxels."""
     affine = affine_of(axes, (size,) * 3, (0, 0, 0))
-    affine[:3, 3] = CENTRE + [2.0, -1.0, 1.5] - affine[:3, :3] @ (np.array(shape) - 1) / 2
+    affine[:3, 3] = CENTRE + np.array([2.0, -1.0, 1.5]) - affine[:3, :3] @ (np.array(shape) - 1) / 2
     voxels = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
     return affine, voxels @ affine[:3, :3].T + affine[:3, 3]
 
@@ -117,7 +118,7 @@ def test_the_input_is_ras_attenuation_in_the_brain(prepared, name):
     assert image.shape[0] == 64
     assert image.shape[1:] == mask.shape == data["b0"].shape[1:]
     assert torch.isfinite(image).all()
-    assert 0 <= image.min()
+    assert image.min() >= 0
     assert image.max() <= 1
     assert not image[:, ~mask].any()
     assert set(data["mask"].unique().tolist()) == {0.0, 1.0}
@@ -159,7 +160,9 @@ def test_an_oblique_scan_has_the_same_content(prepared):
     np.testing.assert_allclose(b0, 1000 + 2 * x - 3 * y + z, atol=30)
 
 
-def test_resampling_changes_the_grid_but_not_the_content(prepared, tmp_path, orientations, affine_of, write_scan, table):
+def test_resampling_changes_the_grid_but_not_the_content(
+    prepared, tmp_path, orientations, affine_of, write_scan, table
+):
     """Voxels of 1.8 mm to 2.4 mm: the fibre and the place of everything are those of the head in 2.4 mm."""
     affine, world = grid_around_head(orientations["LPS"], affine_of, (50, 60, 44), size=1.8)
     dwi = write_scan(tmp_path, head(world, *table, NOISE)[0].astype(np.float32), affine, *table)
@@ -169,6 +172,20 @@ def test_resampling_changes_the_grid_but_not_the_content(prepared, tmp_path, ori
     expected, found = (sample(result["image"], points) for result in (prepared[0]["RAS"], data))
     assert np.sqrt(np.mean((found - expected) ** 2)) < 0.01
     assert float(data["mask"].sum()) * SIZE**3 == pytest.approx(prepared[1], rel=0.1)
+
+
+def test_a_given_mask_goes_to_the_new_voxels_with_the_image(tmp_path, orientations, affine_of, write_scan, table):
+    affine, world = grid_around_head(orientations["PIL"], affine_of, (44, 33, 37))
+    signal, inside = head(world, *table, NOISE)
+    dwi = write_scan(tmp_path, signal.astype(np.float32), affine, *table)
+    nib.Nifti1Image(inside.astype(np.uint8), affine).to_filename(tmp_path / "mask.nii.gz")
+    data = ScanToInput(voxel_size=3.1)({"dwi": str(dwi), "brain_mask": str(tmp_path / "mask.nii.gz")})
+    mask = data["mask"][0].numpy()
+    assert mask.sum() * 3.1**3 == pytest.approx(inside.sum() * SIZE**3, rel=0.02)
+    world = np.argwhere(mask > 0) @ data["mask"].affine.numpy()[:3, :3].T + data["mask"].affine.numpy()[:3, 3]
+    # the border may be off by half of the diagonal of a voxel at most, the centre by far less
+    assert np.linalg.norm((world - CENTRE) / SEMI_AXES, axis=1).max() < 1 + 0.5 * np.sqrt(3) * 3.1 / SEMI_AXES.min()
+    np.testing.assert_allclose(world.mean(axis=0), CENTRE, atol=0.3)
 
 
 @pytest.fixture
@@ -193,6 +210,8 @@ def test_a_given_mask_is_taken_as_it_is(small, tmp_path):
     b0 = signal[..., [0, -1]].mean(axis=-1)[::-1][0:11, 2:14, 0:10]
     np.testing.assert_allclose(data["b0"][0].numpy(), b0, rtol=1e-5)
     assert not data["image"][:, expected == 0].any()
+    # nothing but noise: the attenuations reach both limits, and harmonics through them overshoot
+    assert (data["image"].min(), data["image"][:, expected > 0].min(), data["image"].max()) == (0, 0, 1)
     last_before_mirroring = affine @ [11, 2, 0, 1]
     np.testing.assert_allclose(data["image"].affine.numpy()[:3, 3], last_before_mirroring[:3], atol=1e-4)
 
@@ -228,12 +247,12 @@ def test_one_shell_of_several_is_read(tmp_path, affine, write_scan, axes_on_sphe
 def test_scaled_integers_are_read_in_their_unit(small, tmp_path, suffix, affine):
     dwi, *_ = small
     stored = np.random.default_rng(4).integers(-500, 3000, (3, 4, 5, 30)).astype(np.int16)
-    image = nib.Nifti1Image(stored * 0.25 + 130.0, affine)
-    image.header.set_data_dtype(np.int16)
+    image = nib.Nifti1Image(stored, affine)
     image.header.set_slope_inter(0.25, 130.0)
     path = tmp_path / f"scaled{suffix}"
     image.to_filename(path)
-    assert nib.load(path).header.get_data_dtype() == np.int16
+    header = path.read_bytes() if suffix == ".nii" else gzip.decompress(path.read_bytes())
+    assert np.frombuffer(header[112:120], dtype=np.float32).tolist() == [0.25, 130.0], "scl_slope and scl_inter"
     files = {"bval": strip_nifti(dwi) + ".bval", "bvec": strip_nifti(dwi) + ".bvec"}
     data = LoadScand()({"dwi": path, **files})
     np.testing.assert_allclose(data["image"].numpy(), np.moveaxis(stored[..., 1:-1], -1, 0) * 0.25 + 130, atol=1e-3)
@@ -283,7 +302,9 @@ def test_a_3d_image_is_no_scan(small, tmp_path):
     refuse(tmp_path / "sub-01_dwi.nii.gz", "12x14x10x30", "3 dimensions", read=lambda: open_nifti(small[0], ndim=3))
 
 
-@pytest.mark.parametrize("content", [b"", b"no image at all\n" * 60, gzip.compress(b"no image at all\n" * 60), b"\0" * 999])
+@pytest.mark.parametrize(
+    "content", [b"", b"no image at all\n" * 60, gzip.compress(b"no image at all\n" * 60), b"\0" * 999]
+)
 @pytest.mark.parametrize("name", ["text.nii", "text.nii.gz"])
 def test_what_is_no_nifti_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)

@@ -62,7 +62,8 @@ def test_world_coordinates_survive_a_change_of_voxel_size(affine, voxel_size):
     np.testing.assert_allclose(np.linalg.norm(result.affine[:3, :3], axis=0), np.broadcast_to(voxel_size, 3), rtol=1e-6)
     world = world_grid(result.shape[1:], result.affine)
     # smoothing and clamped positions see the border; five sigmas and a voxel away nothing does
-    sigma = max(antialiasing_sigma(old, new) / old for old, new in zip((2, 1.5, 3), np.broadcast_to(voxel_size, 3)))
+    sizes = zip((2.0, 1.5, 3.0), np.broadcast_to(voxel_size, 3), strict=True)
+    sigma = max(antialiasing_sigma(old, new) / old for old, new in sizes)
     interior = distance_from_border(positions_in(affine, world), SHAPE) >= np.ceil(5 * sigma) + 1
     assert interior.sum() > 100
     error = np.abs(result[0].numpy() - world @ GRADIENT)[interior]
@@ -251,7 +252,10 @@ def test_world_coordinates_survive_a_change_of_grid(axes, affine, affine_of, ori
     shape = (14, 11, 13)
     linear = affine_of(orientations[other], voxel_size)[:3, :3]
     reference = np.eye(4)
-    reference[:3, :3], reference[:3, 3] = linear, centre + [1.0, -2.0, 0.5] - linear @ (np.array(shape) - 1) / 2
+    reference[:3, :3], reference[:3, 3] = (
+        linear,
+        centre + np.array([1.0, -2.0, 0.5]) - linear @ (np.array(shape) - 1) / 2,
+    )
     result = ResampleToGrid()(image, MetaTensor(torch.zeros((1, *shape)), affine=torch.tensor(reference)))
 
     assert result.shape == (1, *shape)
@@ -277,7 +281,9 @@ def test_coarser_axes_are_smoothed_also_where_the_axes_are_permuted(affine_of, o
     """Noise from 1 x 1 x 1 mm to voxels of 3 mm along world x alone, whatever its index in the reference."""
     image = random_image((40, 15, 17), affine_of(orientations["RAS"], (1, 1, 1), (0, 0, 0)), channels=1)
     expected = ndimage.correlate1d(
-        image[0].numpy().astype(float), np.diff(norm.cdf(np.arange(-15.5, 16), scale=np.sqrt(8) * FWHM_TO_SIGMA)), axis=0
+        image[0].numpy().astype(float),
+        np.diff(norm.cdf(np.arange(-15.5, 16), scale=np.sqrt(8) * FWHM_TO_SIGMA)),
+        axis=0,
     )
     # PIR: first voxel axis to P, second to I, third to R
     reference = affine_of(orientations["PIR"], (1, 1, 3), (10, 14, 16))

@@ -15,6 +15,7 @@ from transforms.errors import InputError
 
 SUBJECTS = ("sub-01", "sub-02", "sub-03")
 CENTRE = np.array([2.0, -5.0, 3.0])
+VOXEL_SIZE = 3.0
 GRAY, WHITE, FLUID = 1, 2, 3
 
 
@@ -42,7 +43,7 @@ def write(path, affine, labels, dtype=np.uint8):
 def prepared(tmp_path_factory, heads, scheme):
     folder = tmp_path_factory.mktemp("cohort")
     heads.write_bids(folder / "raw", SUBJECTS, orientation="LAS")
-    prepare_cohort("bids", folder / "raw", folder / "out", scheme, voxel_size=4.0)
+    prepare_cohort("bids", folder / "raw", folder / "out", scheme, voxel_size=VOXEL_SIZE)
     return folder / "out"
 
 
@@ -75,7 +76,7 @@ def test_tissues_come_to_their_places_in_the_world(cohort, heads, tmp_path, size
     assert found.dtype == np.uint8
     world = heads.world_grid(tissue.affine, tissue.shape)
     # half a voxel of either grid from a border, a label can be either
-    clear = np.abs(world - CENTRE).min(axis=-1) > (size + 4.0) / 2
+    clear = np.abs(world - CENTRE).min(axis=-1) > (size + VOXEL_SIZE) / 2
     for label in (GRAY, WHITE, FLUID):
         assert (inside & clear & (place(world) == label)).sum() > 20
     np.testing.assert_array_equal(found[inside & clear], place(world)[inside & clear])

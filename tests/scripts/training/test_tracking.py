@@ -1,0 +1,223 @@
+"""Tracking: one run per training, with what is needed to understand it, and an end that is told."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from ignite.engine import Events
+from ignite.metrics import Average
+from matplotlib.figure import Figure
+from mlflow import MlflowClient
+from monai.bundle import ConfigParser
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.handlers import IgniteMetricHandler, ValidationHandler, from_engine
+
+from scripts.files import read_json, write_json
+from scripts.training.tracking import Tracker, code_state, cohort_checksum
+
+DATA = [{"image": torch.full((1, 2), float(i)), "label": torch.zeros(1, 1)} for i in range(3)]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """One database for all tests of this file: making one takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def track(store, tmp_path, monkeypatch, request):
+    """Make trackers of one experiment, named as the test."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def make(folder="out", **options):
+        options = {"parameters": {"task": "restoration", "seed": 0, "long": "x" * 900}, **options}
+        return Tracker(store, request.node.name, str(tmp_path / folder), **options)
+
+    return make
+
+
+@pytest.fixture
+def runs(store, request):
+    client = MlflowClient(store)
+
+    def find():
+        experiment = client.get_experiment_by_name(request.node.name)
+        return client.search_runs([experiment.experiment_id]) if experiment else []
+
+    return find
+
+
+def engines(tracker, epochs, during=None):
+    """Trainer and evaluator of a linear network; ``during`` is called in each iteration."""
+    network = torch.nn.Linear(2, 1)
+    torch.nn.init.constant_(network.weight, 0.1)
+    loss = torch.nn.MSELoss()
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DATA[:1],
+        network=network,
+        key_val_metric={"val_loss": IgniteMetricHandler(loss_fn=loss, output_transform=from_engine(["pred", "label"]))},
+        val_handlers=[tracker],
+    )
+    trainer = SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=epochs,
+        train_data_loader=DATA,
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), 0.01),
+        loss_function=loss,
+        key_train_metric={"train_loss": Average(output_transform=from_engine("loss", first=True))},
+        train_handlers=[ValidationHandler(1, evaluator), tracker],
+    )
+    if during:
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, during)
+    return trainer
+
+
+def metric(run, name, store):
+    return [(point.step, point.value) for point in MlflowClient(store).get_metric_history(run.info.run_id, name)]
+
+
+def test_a_training_is_one_run_with_its_parameters_and_its_metrics_of_each_epoch(track, runs, store, tmp_path):
+    tracker = track()
+    origins, seen = [], []
+    trainer = engines(tracker, 3)
+
+    @trainer.on(Events.EPOCH_COMPLETED)
+    def note(engine):
+        origins.append(tracker.origin())
+        seen.append((engine.state.epoch, engine.state.metrics["train_loss"]))
+
+    trainer.run()
+    (run,) = runs()
+    assert run.info.status == "FINISHED"
+    assert run.data.params["task"] == "restoration"
+    assert run.data.params["seed"] == "0"
+    assert run.data.params["long"] == "x" * 500
+    assert run.data.params["max_epochs"] == "3"
+    train = metric(run, "train_loss", store)
+    assert [step for step, _ in train] == [1, 2, 3]
+    assert [value for _, value in train] == pytest.approx([float(value) for _, value in seen])
+    validation = metric(run, "val_loss", store)
+    assert [step for step, _ in validation] == [1, 2, 3]
+    assert len({value for _, value in train}) == 3
+    assert read_json(tmp_path / "out" / "mlflow_run.json") == {"run_id": run.info.run_id}
+    assert all(origin["mlflow_run"] == run.info.run_id for origin in origins)
+    assert origins[0]["parameters"]["long"] == "x" * 900
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(RuntimeError("no memory"), "FAILED"), (KeyboardInterrupt(), "KILLED")], ids=["error", "stop"]
+)
+def test_a_training_that_does_not_end_well_says_so_and_can_go_on(track, runs, store, error, status):
+    def stop(engine):
+        if engine.state.epoch == 2:
+            raise error
+
+    with pytest.raises(type(error)):
+        engines(track(), 4, stop).run()
+    (run,) = runs()
+    assert run.info.status == status
+    assert [step for step, _ in metric(run, "train_loss", store)] == [1]
+
+    trainer = engines(track(resume=True, parameters={"task": "another", "new": 1}), 4)
+    trainer.state.epoch = 1
+    trainer.state.iteration, trainer.state.epoch_length = len(DATA), len(DATA)
+    trainer.run()
+    (resumed,) = runs()
+    assert resumed.info.run_id == run.info.run_id
+    assert resumed.info.run_name == run.info.run_name
+    assert resumed.info.status == "FINISHED"
+    assert [step for step, _ in metric(resumed, "train_loss", store)] == [1, 2, 3, 4]
+    # what MLflow knows already cannot be changed, and must not be tried
+    assert (resumed.data.params["task"], resumed.data.params["new"]) == ("restoration", "1")
+
+
+def test_two_trainings_at_the_same_time_are_two_runs(track, runs, store):
+    first, second = track("first"), track("second")
+    assert first.run_name != second.run_name
+    inner = engines(second, 2)
+    outer = engines(first, 1, lambda engine: engine.state.iteration == 1 and inner.run())
+    outer.run()
+    found = {run.info.run_id: run for run in runs()}
+    assert len(found) == 2
+    lengths = sorted(len(metric(run, "train_loss", store)) for run in found.values())
+    assert lengths == [1, 2]
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+
+
+def test_a_second_training_into_the_same_folder_is_a_new_run_unless_resumed(track, runs):
+    for _ in range(2):
+        engines(track(), 1).run()
+    assert len(runs()) == 2
+    engines(track("empty", resume=True), 1).run()
+    assert len(runs()) == 3
+
+
+def test_the_run_keeps_pictures_and_the_whole_config_with_its_overrides(store, runs, request, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    parser = ConfigParser()
+    parser.read_config(
+        {
+            "depth": {"epochs": 3},
+            "rate": 0.1,
+            "tracker": {
+                "_target_": "scripts.training.tracking.Tracker",
+                "tracking_uri": store,
+                "experiment_name": request.node.name,
+                "output_dir": str(tmp_path),
+                "parameters": {"rate": "@rate"},
+            },
+        }
+    )
+    parser.update({"rate": 0.25, "depth::epochs": 1})
+    tracker = parser.get_parsed_content("tracker")
+    figure = Figure()
+    figure.subplots().imshow([[0.0, 1.0]])
+    tracker.log_figure(figure, "before.png")
+    engines(tracker, 1, lambda engine: tracker.log_figure(figure, f"pictures/{engine.state.iteration}.png")).run()
+    (run,) = runs()
+    assert run.data.params["rate"] == "0.25"
+    client = MlflowClient(store)
+    config = json.loads(Path(client.download_artifacts(run.info.run_id, "config.json")).read_text())
+    assert config["rate"] == 0.25
+    assert config["depth"] == {"epochs": 1}
+    assert config["tracker"]["parameters"] == {"rate": "@rate"}
+    assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["config.json", "pictures"]
+    pictures = [item.path for item in client.list_artifacts(run.info.run_id, "pictures")]
+    assert pictures == [f"pictures/{index}.png" for index in (1, 2, 3)]
+    assert Path(client.download_artifacts(run.info.run_id, pictures[0])).read_bytes().startswith(b"\x89PNG")
+    # a local database keeps them beside it
+    assert str(Path(store.removeprefix("sqlite:///")).parent) in run.info.artifact_uri
+
+
+def test_an_evaluation_alone_is_a_run_as_well(track, runs, store):
+    tracker = track()
+    network = torch.nn.Linear(2, 1)
+    metrics = {"score": IgniteMetricHandler(loss_fn=torch.nn.L1Loss(), output_transform=from_engine(["pred", "label"]))}
+    evaluator = SupervisedEvaluator(
+        torch.device("cpu"), DATA, network, key_val_metric=metrics, val_handlers=[tracker]
+    )
+    evaluator.run()
+    (run,) = runs()
+    assert run.info.status == "FINISHED"
+    ((_, value),) = metric(run, "score", store)
+    with torch.no_grad():
+        expected = torch.stack([network(item["image"]).abs().mean() for item in DATA]).mean()
+    assert value == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_before_it_starts_there_is_no_run(track, runs):
+    tracker = track()
+    assert tracker.origin()["mlflow_run"] == ""
+    with pytest.raises(RuntimeError, match="no run"):
+        _ = tracker.run_id
+    assert runs() == []
+
+
+def test_the_cohort_is_named_by_its_checksum_and_the_code_by_its_state(tmp_path):
+    assert cohort_checksum(str(tmp_path)) == ""
+    write_json(tmp_path / "datalist.json", {"checksum": "abc", "training": []})
+    assert cohort_checksum(str(tmp_path)) == "abc"
+    assert code_state().split()[0]

@@ -1,0 +1,93 @@
+"""Whole paths, run from the shell as a user does."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+REAL = ROOT.parent / "shared" / "data" / "bids"
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def shell():
+    """Run ``python ...`` in the repository; return what it printed on both streams."""
+
+    def run(*command, check=True, **options):
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", *map(str, command)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            **options,
+        )
+        assert not check or done.returncode == 0, done.stdout[-5000:]
+        return done
+
+    return run
+
+
+def bundle_command(run, configs, **overrides):
+    """Words after ``python`` that run configs of the bundle."""
+    files = repr([f"bundle/configs/{name}.json" for name in configs])
+    words = [str(word) for key, value in overrides.items() for word in (f"--{key}", value)]
+    return ["-m", "monai.bundle", "run", run, "--config_file", files, *words]
+
+
+@pytest.fixture(scope="session")
+def bundle_words():
+    """Words after ``python`` that run configs of the bundle, for a test that starts the process itself."""
+    return bundle_command
+
+
+@pytest.fixture(scope="session")
+def bundle(shell):
+    """Run configs of the bundle."""
+    return lambda run, configs, check=True, **overrides: shell(*bundle_command(run, configs, **overrides), check=check)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory, shell):
+    """Folder that the demo filled, and what it printed."""
+    folder = tmp_path_factory.mktemp("demo")
+    return folder, shell("-m", "scripts", "demo", "--out", folder).stdout
+
+
+@pytest.fixture(scope="session")
+def real():
+    """Raw BIDS dataset of real scans."""
+    if not REAL.is_dir():
+        pytest.skip(f"the real scans are not at {REAL}")
+    return REAL
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """Copy of the repository's files, as in a fresh clone."""
+    listed = subprocess.run(
+        ["git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.splitlines():
+        (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / "clone" / name)
+    return tmp_path / "clone"
+
+
+@pytest.fixture
+def environment():
+    """Variables with this interpreter's folder first in the path, as in an activated environment."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}

@@ -1,0 +1,95 @@
+"""Trainings that are cut off or tracked twice, and inputs that are wrong, from the shell."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 180
+"""Seconds for a training to get through its first epoch."""
+
+
+@pytest.fixture
+def options(demo, tmp_path):
+    return {
+        "dataset_dir": demo[0] / "auxiliary" / "prepared",
+        "output_dir": tmp_path,
+        "tracking_uri": f"sqlite:///{tmp_path}/mlflow.db",
+        "num_workers": 0,
+    }
+
+
+def tracked(folder):
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "pretrain"]
+    return client, client.search_runs([experiment.experiment_id])
+
+
+def test_a_training_that_was_interrupted_goes_on_from_its_last_epoch(bundle, bundle_words, options, tmp_path):
+    options["max_epochs"] = 3
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", *bundle_words("training", ["pretrain"], **options)], cwd=ROOT
+    ) as process:
+        deadline = time.monotonic() + PATIENCE
+        while not (tmp_path / "checkpoint_epoch=1.pt").is_file() and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) != 0
+    _, (run,) = tracked(tmp_path)
+    assert run.info.status == "KILLED"
+    saved = max(int(path.stem.split("=")[1]) for path in tmp_path.glob("checkpoint_epoch=*.pt"))
+    assert saved < 3
+
+    output = bundle("training", ["pretrain", "resume"], **options).stdout
+    assert f"Engine run resuming from iteration {saved * 7}, epoch {saved} until 3 epochs" in output.replace("\r", "\n")
+    client, (run,) = tracked(tmp_path)
+    assert run.info.status == "FINISHED"
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "train_loss")] == [1, 2, 3]
+    last = torch.load(tmp_path / "checkpoint_epoch=3.pt", weights_only=True)
+    assert last["trainer"]["iteration"] == 21
+
+
+def test_monais_own_tracking_option_goes_into_the_same_run(bundle, options, tmp_path):
+    bundle("training", ["pretrain"], max_epochs=1, tracking="mlflow", run_name="mine", **options)
+    _, runs = tracked(tmp_path)
+    assert [run.info.run_name for run in runs] == ["mine"]
+    assert "val_loss" in runs[0].data.metrics
+    assert runs[0].data.params["pretext"] == "artifact_removal"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "configs", "sentence"),
+    [
+        ({"dataset_dir": "nowhere"}, ["pretrain"], "error: nowhere: found no datalist.json"),
+        ({"pretrained": "README.md"}, ["finetune"], "error: README.md: found no checkpoint"),
+        ({}, ["pretrain", "resume"], "found no checkpoint_epoch=<n>.pt, expected the output of a training"),
+        ({}, ["finetune"], "found no tissue for 100"),
+    ],
+)
+def test_a_wrong_input_gets_one_sentence(wrong, configs, sentence, bundle, options, tmp_path):
+    done = bundle("training", configs, check=False, max_epochs=1, **{**options, **wrong})
+    assert done.returncode != 0
+    assert "Traceback" not in done.stdout
+    assert sentence in done.stdout.strip().splitlines()[-1]
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_the_run_keeps_the_whole_config(bundle, options, tmp_path):
+    bundle("training", ["pretrain", "autoencoder"], max_epochs=1, seed=5, **options)
+    client, (run,) = tracked(tmp_path)
+    path = client.download_artifacts(run.info.run_id, "config.json", str(tmp_path))
+    config = json.loads(Path(path).read_text())
+    assert config["seed"] == 5
+    assert config["artifacts"] == []
+    assert config["network_def"]["_target_"] == "DynUNet"
+    assert run.data.params["pretext"] == "autoencoder"
+    # an autoencoder is given what it has to return
+    assert run.data.metrics["val_loss_of_input"] == 0

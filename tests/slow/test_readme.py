@@ -1,0 +1,85 @@
+"""Every command of the README, in a copy of the repository, with the phantom's folders for the user's own."""
+
+import re
+import shlex
+import signal
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SHORT = " --max_epochs 1 --num_workers 0"
+"""Appended to trainings; the path is what is tested."""
+
+
+def blocks():
+    return re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_every_command_runs_in_a_fresh_copy(demo, clone, environment):
+    folder, _ = demo
+    places = {
+        "path/to/hcp": folder / "auxiliary" / "raw",
+        "path/to/bids": folder / "clinical" / "raw",
+        "path/to/derivatives": folder / "clinical" / "raw" / "derivatives" / "truth",
+        "path/to/sub-01_dwi.nii.gz": folder / "clinical" / "raw" / "sub-01" / "dwi" / "sub-01_dwi.nii.gz",
+    }
+    commands = [line for block in blocks() for line in block.splitlines() if line.strip()]
+    assert len(commands) >= 10
+    for command in commands:
+        if command.startswith("mlflow ui"):
+            continue
+        for name, place in places.items():
+            command = command.replace(name, shlex.quote(str(place)))  # noqa: PLW2901
+        if " run training " in command:
+            # the one that goes on with a finished training needs an epoch to do
+            command += SHORT.replace("1", "2", 1) if "resume.json" in command else SHORT  # noqa: PLW2901
+        done = subprocess.run(
+            command, shell=True, cwd=clone, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    for result in (
+        "runs/pretrain/checkpoint_epoch=2.pt",
+        "runs/autoencoder/model.pt",
+        "runs/finetune/model.pt",
+        "runs/finetune/evaluation/metrics.csv",
+        "results/sub-01_desc-tissue_dseg.nii.gz",
+        "results/sub-01_desc-restored_dwi.nii.gz",
+        "mlflow.db",
+    ):
+        assert (clone / result).is_file(), result
+    _mlflow_shows_runs(clone, environment)
+
+
+def _mlflow_shows_runs(clone, environment):
+    (command,) = [line for block in blocks() for line in block.splitlines() if line.startswith("mlflow ui")]
+    server = subprocess.Popen(
+        [*shlex.split(command), "--port", "5077", "--host", "127.0.0.1", "--workers", "1"],
+        cwd=clone,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        for _ in range(120):
+            time.sleep(0.5)
+            try:
+                with urllib.request.urlopen("http://127.0.0.1:5077/", timeout=5) as page:
+                    assert page.status == 200
+                    return
+            except OSError:
+                continue
+        pytest.fail("the MLflow page did not answer within a minute")
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(30)
+
+
+def test_pages_that_the_readme_points_to_exist():
+    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
+    assert links
+    assert [link for link in links if not (ROOT / link).is_file()] == []

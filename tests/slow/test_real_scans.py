@@ -1,0 +1,157 @@
+"""Real human scans of four scanners: prepared or refused, pretrained on, restored and segmented."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from transforms.gradients import read_bvecs
+
+COARSE = 4.0
+"""Voxel size in mm of the pretraining here: an eighth of a minute a step at 2.4 mm, a second at this."""
+
+
+@pytest.fixture(scope="module")
+def prepared(real, shell, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("real") / "prepared"
+    done = shell("-m", "scripts", "prepare", "--layout", "bids", "--input", real, "--out", folder, "--jobs", 2)
+    return folder, done.stdout
+
+
+@pytest.fixture(scope="module")
+def pretrained(real, shell, bundle, tmp_path_factory):
+    """A network pretrained on the real scans, and the history of its validation."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    cohort, tracking = folder / "prepared", f"sqlite:///{folder}/mlflow.db"
+    shell("-m", "scripts", "prepare", "--layout", "bids", "--input", real, "--out", cohort, "--voxel-size", COARSE)
+    bundle(
+        "training",
+        ["pretrain"],
+        dataset_dir=cohort,
+        output_dir=folder,
+        tracking_uri=tracking,
+        max_epochs=120,
+        val_interval=40,
+        num_workers=0,
+    )
+    client = MlflowClient(tracking)
+    run = json.loads((folder / "mlflow_run.json").read_text())["run_id"]
+    return folder, {
+        name: [point.value for point in client.get_metric_history(run, name)]
+        for name in ("val_loss", "val_loss_of_input")
+    }
+
+
+def load(path):
+    image = nib.load(path)
+    return image, np.asarray(image.dataobj, dtype=np.float32)
+
+
+def correlation(first, second, mask):
+    return np.corrcoef(first[mask], second[mask])[0, 1]
+
+
+def test_two_scans_are_prepared_and_two_participants_refused_with_what_was_found(prepared):
+    folder, output = prepared
+    datalist = json.loads((folder / "datalist.json").read_text())
+    assert [entry["scan"] for split in ("training", "validation") for entry in datalist[split]] == ["sub-01", "sub-02"]
+    for scan, found in (
+        ("sub-03", "b = 0 (1 volume), 2000 (15 volumes)"),
+        ("sub-04_dir-AP", "b = 0 (1 volume), 2500 (20 volumes)"),
+        ("sub-04_dir-PA", "b = 0 (1 volume), 2500 (20 volumes)"),
+    ):
+        lines = [line for line in output.splitlines() if line.strip().startswith(f"left out {scan}:")]
+        assert lines
+        assert all(found in line and "expected a shell of b = 1000" in line for line in lines)
+    orders = {
+        scan: json.loads((folder / scan / "dwi" / f"{scan}_desc-attenuation_dwi.json").read_text())
+        for scan in ("sub-01", "sub-02")
+    }
+    assert {scan: value["HighestSphericalHarmonicOrder"] for scan, value in orders.items()} == {
+        "sub-01": 4,
+        "sub-02": 2,
+    }
+    assert "SH order lowered from 8 to 4: 27 distinct gradient axes" in output
+
+
+def test_prepared_scan_shows_the_brain_where_the_raw_scan_has_it(prepared, real):
+    folder, _ = prepared
+    raw, signal = load(real / "sub-01" / "dwi" / "sub-01_dwi.nii.gz")
+    image, b0 = load(folder / "sub-01" / "dwi" / "sub-01_desc-b0_dwi.nii.gz")
+    mask = load(folder / "sub-01" / "dwi" / "sub-01_desc-brain_mask.nii.gz")[1] > 0
+    assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
+    assert 1200 < mask.sum() * 2.4**3 / 1000 < 1700  # ml, an adult's brain
+    # the nearest raw voxel of each voxel in the brain, by the affines alone
+    world = nib.affines.apply_affine(image.affine, np.argwhere(mask))
+    nearest = np.round(nib.affines.apply_affine(np.linalg.inv(raw.affine), world)).astype(int)
+    assert np.corrcoef(signal[(*nearest.T, 0)], b0[mask])[0, 1] > 0.9
+
+
+def test_pretraining_beats_the_corrupted_input(pretrained):
+    _, history = pretrained
+    assert len(history["val_loss"]) == 3
+    assert history["val_loss"][-1] < history["val_loss_of_input"][-1]
+    assert history["val_loss"] == sorted(history["val_loss"], reverse=True)
+
+
+def test_restoration_returns_the_scan_on_its_own_grid(pretrained, real, bundle, tmp_path):
+    folder, _ = pretrained
+    scan = real / "sub-01" / "dwi" / "sub-01_dwi.nii.gz"
+    options = {"dwi": scan, "checkpoint": folder / "model.pt", "output_dir": tmp_path, "voxel_size": COARSE}
+    bundle("inference", ["inference_restoration"], **options)
+    raw, signal = load(scan)
+    image, restored = load(tmp_path / "sub-01_desc-restored_dwi.nii.gz")
+    np.testing.assert_allclose(image.affine, raw.affine, atol=1e-5)
+    assert restored.shape == signal.shape
+    bvecs = read_bvecs(tmp_path / "sub-01_desc-restored_dwi.bvec")
+    np.testing.assert_allclose(bvecs, read_bvecs(real / "sub-01" / "dwi" / "sub-01_dwi.bvec"), atol=1e-5)
+    np.testing.assert_array_equal(restored[..., 0], signal[..., 0])
+    assert restored.min() >= 0
+    brain = signal[..., 0] > np.percentile(signal[..., 0], 70)
+    for volume in (5, 20):
+        assert not np.array_equal(restored[..., volume], signal[..., volume])
+        ratio = restored[..., volume][brain].mean() / signal[..., volume][brain].mean()
+        assert 0.7 < ratio < 1.3
+        straight = correlation(restored[..., volume], signal[..., volume], brain)
+        flipped = correlation(restored[::-1, ..., volume], signal[..., volume], brain)
+        assert straight > 0.85
+        assert straight > flipped + 0.1
+
+
+def test_segmentation_of_the_raw_scan_lies_on_the_scan(demo, real, bundle, tmp_path):
+    checkpoint = demo[0] / "segmentation_artifact_removal" / "model.pt"
+    scan = real / "sub-01" / "dwi" / "sub-01_dwi.nii.gz"
+    bundle("inference", ["inference_segmentation"], dwi=scan, checkpoint=checkpoint, output_dir=tmp_path)
+    raw, signal = load(scan)
+    image, labels = load(tmp_path / "sub-01_desc-tissue_dseg.nii.gz")
+    probabilities = load(tmp_path / "sub-01_desc-tissue_probseg.nii.gz")[1]
+    np.testing.assert_allclose(image.affine, raw.affine, atol=1e-5)
+    assert labels.shape == signal.shape[:3]
+    np.testing.assert_allclose(probabilities.sum(axis=-1), 1, atol=1e-3)
+    brain = labels > 0
+    millilitres = brain.sum() * np.prod(raw.header.get_zooms()[:3]) / 1000
+    assert 1000 < millilitres < 1700
+    # free water loses most signal: where the network sees more of it, less must be left, on this side and not mirrored
+    left = signal[..., 1:].mean(axis=-1) / np.maximum(signal[..., 0], 1)
+    water = probabilities[..., 3]
+    straight = correlation(water, left, brain)
+    both = brain & brain[::-1]
+    assert straight < -0.3
+    assert correlation(water, left, both) < correlation(water[::-1], left, both) - 0.1
+    assert (tmp_path / "sub-01_desc-tissue_dseg.png").stat().st_size > 10_000
+    sidecar = json.loads((tmp_path / "sub-01_desc-tissue_dseg.json").read_text())
+    assert len(sidecar["Model"]["SHA256"]) == 64
+
+
+@pytest.mark.parametrize("participant", ["sub-03", "sub-04"])
+def test_a_scan_without_the_shell_is_refused_in_one_sentence(participant, real, demo, bundle, tmp_path):
+    scan = sorted((real / participant / "dwi").glob("*.nii.gz"))[0]
+    checkpoint = demo[0] / "pretrain" / "model.pt"
+    options = {"dwi": scan, "checkpoint": checkpoint, "output_dir": tmp_path}
+    done = bundle("inference", ["inference_restoration"], check=False, **options)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stdout
+    assert done.stdout.strip().splitlines()[-1].startswith(f"error: {scan}: found b = 0 (1 volume), 2")
+    assert not list(tmp_path.iterdir())
