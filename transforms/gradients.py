@@ -28,17 +28,18 @@ def _read_numbers(path: Path) -> np.ndarray:
         rows = [[float(word) for word in line.replace(",", " ").split()] for line in path.read_text().splitlines()]
     except FileNotFoundError:
         raise InputError(f"{path}: no such file, expected an FSL gradient file beside the scan.") from None
+    except OSError as error:
+        raise InputError(f"{path}: found a file that cannot be read ({error.strerror}).") from None
     except (UnicodeDecodeError, ValueError):
         raise InputError(f"{path}: found text that is not a number, expected an FSL gradient file.") from None
     rows = [row for row in rows if row]
-    if not rows or len({len(row) for row in rows}) != 1:
+    if not rows:
+        raise InputError(f"{path}: found no numbers, expected an FSL gradient file.")
+    if len({len(row) for row in rows}) != 1:
         raise InputError(
             f"{path}: found rows of {sorted({len(row) for row in rows})} numbers, expected rows of one length."
         )
-    numbers = np.array(rows, dtype=np.float64)
-    if not np.isfinite(numbers).all():
-        raise InputError(f"{path}: found NaN or infinity, expected finite numbers.")
-    return numbers
+    return np.array(rows, dtype=np.float64)
 
 
 def read_bvals(path: str | PathLike[str]) -> np.ndarray:
@@ -57,6 +58,8 @@ def read_bvals(path: str | PathLike[str]) -> np.ndarray:
     bvals = _read_numbers(path)
     if 1 not in bvals.shape:
         raise InputError(f"{path}: found {bvals.shape[0]} rows of b-values, expected one.")
+    if not np.isfinite(bvals).all():
+        raise InputError(f"{path}: found NaN or infinity, expected finite numbers.")
     if (bvals < 0).any():
         raise InputError(f"{path}: found a b-value of {bvals.min():g}, expected none below 0.")
     return bvals.ravel()
@@ -69,7 +72,7 @@ def read_bvecs(path: str | PathLike[str]) -> np.ndarray:
         path: FSL text file of three rows (or of three columns, as some converters write).
 
     Returns:
-        vectors, shape ``(N, 3)``.
+        vectors, shape ``(N, 3)``; as in the file, where some converters write NaN for b0 volumes.
 
     Raises:
         InputError: the file is missing, is not numbers, or is neither three rows nor three columns.
@@ -138,13 +141,19 @@ def read_gradients(
         gradient table, shape ``(N, 4)``.
 
     Raises:
-        InputError: a file cannot be read, or the counts of b-values, b-vectors and volumes differ.
+        InputError: a file cannot be read, a direction is not finite, or the counts of b-values, b-vectors and volumes
+            differ.
     """
     bvals, bvecs = read_bvals(bval), read_bvecs(bvec)
     if len(bvals) != len(bvecs):
         raise InputError(f"{bvec}: found {len(bvecs)} b-vectors, expected {len(bvals)} as in {Path(bval).name}.")
     if n_volumes is not None and len(bvals) != n_volumes:
         raise InputError(f"{bval}: found {len(bvals)} b-values, expected {n_volumes}, one per volume of the scan.")
+    unknown = ~np.isfinite(bvecs).all(axis=1)
+    if (unknown & (bvals > B0_MAX)).any():
+        index = np.flatnonzero(unknown & (bvals > B0_MAX))[0]
+        raise InputError(f"{bvec}: found NaN or infinity for volume {index} of b = {bvals[index]:g}, expected numbers.")
+    bvecs = np.where(unknown[:, None], 0.0, bvecs)
     return np.column_stack([fsl_to_world(bvecs, affine), bvals])
 
 

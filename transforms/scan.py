@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Hashable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -24,7 +25,7 @@ from monai.transforms import (
 from nibabel.filebasedimages import ImageFileError
 from scipy import ndimage
 
-from transforms.attenuation import Attenuationd
+from transforms.attenuation import Attenuationd, has_b0_signal
 from transforms.errors import InputError
 from transforms.gradients import (
     B0_MAX,
@@ -46,6 +47,12 @@ MASK_PASSES = 2
 
 RAS_LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
 
+DAMAGE = (OSError, EOFError, ValueError, zlib.error)
+"""What reading a damaged file raises."""
+
+SMALLEST_VOXEL = 1e-9
+"""Volume in mm3 under which an affine is taken for singular."""
+
 MIN_BRAIN_ML = 1.0
 """A brain mask below this volume in millilitres is no brain."""
 
@@ -66,10 +73,14 @@ def open_nifti(path: str | PathLike[str], ndim: int) -> nib.nifti1.Nifti1Pair:
     try:
         # one file handle, or each volume of a compressed scan would be read from the start
         image = nib.load(path, keep_file_open=True)
-    except (ImageFileError, OSError, EOFError, ValueError) as error:
+    except (ImageFileError, *DAMAGE) as error:
         raise InputError(f"{path}: found no readable image ({error}), expected a NIfTI image.") from None
     if not isinstance(image, nib.nifti1.Nifti1Pair):
         raise InputError(f"{path}: found a {type(image).__name__}, expected a NIfTI image.")
+    if image.get_data_dtype().kind not in "iuf":
+        raise InputError(f"{path}: found voxels of type {image.get_data_dtype()}, expected real numbers.")
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine)) < SMALLEST_VOXEL:
+        raise InputError(f"{path}: found the affine {image.affine.tolist()}, expected one that can be inverted.")
     if len(image.shape) != ndim:
         found = "x".join(map(str, image.shape))
         raise InputError(f"{path}: found an image of shape {found}, expected {ndim} dimensions.")
@@ -134,7 +145,7 @@ class Scan:
         try:
             for row, index in enumerate(indices):
                 signal[row] = self.nifti.dataobj[..., int(index)]
-        except (OSError, EOFError, ValueError) as error:
+        except DAMAGE as error:
             raise InputError(f"{self.path}: found a damaged file ({error}), expected a whole NIfTI image.") from None
         return signal
 
@@ -176,7 +187,10 @@ def _read_mask(path: str | PathLike[str], scan: Scan) -> MetaTensor:
             f"{path}: found a mask on another grid ({'x'.join(map(str, image.shape))}), "
             f"expected that of {scan.path.name} ({'x'.join(map(str, scan.nifti.shape[:3]))})."
         )
-    mask = (np.asarray(image.dataobj) > 0).astype(np.float32)
+    try:
+        mask = (np.asarray(image.dataobj) > 0).astype(np.float32)
+    except DAMAGE as error:
+        raise InputError(f"{path}: found a damaged file ({error}), expected a whole NIfTI image.") from None
     return MetaTensor(torch.from_numpy(mask)[None], affine=torch.as_tensor(image.affine, dtype=torch.float64))
 
 
@@ -221,6 +235,8 @@ class BrainMaskd(MapTransform):
         else:
             volume = np.nan_to_num(b0[0].numpy())
             _, found = median_otsu(volume, median_radius=MASK_MEDIAN_RADIUS, numpass=MASK_PASSES)
+            # of a volume without contrast the threshold lets everything through
+            found = found.astype(bool) & has_b0_signal(b0.as_tensor())[0].numpy()
             mask = torch.from_numpy(_largest_part(ndimage.binary_fill_holes(found)))[None]
         millilitres = float(mask.sum()) * float(torch.prod(b0.pixdim)) / 1000.0
         if millilitres < MIN_BRAIN_ML:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
@@ -27,7 +28,7 @@ class SeededByScand(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Apply the transforms to ``data``."""
-        # Compose hands each of its transforms a random state of its own
-        seeded = Compose(self.transforms)
+        # caching datasets call this from several threads; each call draws from transforms of its own
+        seeded = Compose(copy.deepcopy(self.transforms))
         seeded.set_random_state(seed=zlib.crc32(f"{self.seed} {data[self.name_key]}".encode()))
         return dict(seeded(data))

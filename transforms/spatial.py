@@ -39,6 +39,9 @@ def antialiasing_sigma(old: float, new: float) -> float:
 def smoothing_matrix(n: int, sigma: float) -> np.ndarray:
     """Gaussian smoothing of ``n`` samples as a matrix ``(n, n)`` whose rows add up to 1, at the borders as well.
 
+    The Gaussian is integrated over each sample. That adds up to 1/12 to the variance, and damps what would fold back
+    better than a sampled Gaussian or one of the exact variance does.
+
     Args:
         n: number of samples.
         sigma: standard deviation in samples; 0 gives the identity.
@@ -46,7 +49,6 @@ def smoothing_matrix(n: int, sigma: float) -> np.ndarray:
     if sigma == 0:
         return np.eye(n)
     distance = np.arange(n)[None] - np.arange(n)[:, None]
-    # the Gaussian integrated over each sample, which stays right where it is narrower than one
     scale = math.sqrt(2.0) * sigma
     weights = erf((distance + 0.5) / scale) - erf((distance - 0.5) / scale)
     return weights / weights.sum(axis=1, keepdims=True)

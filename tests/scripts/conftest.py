@@ -179,3 +179,9 @@ def scheme(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("scheme") / "scheme12.bvec"
     np.savetxt(path, default_scheme()[np.linspace(0, 63, 12).astype(int)].T, fmt="%.8f")
     return path
+
+
+@pytest.fixture(scope="session")
+def mlflow_store(tmp_path_factory) -> str:
+    """One database for all tests that track: making one takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"

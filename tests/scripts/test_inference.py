@@ -226,12 +226,17 @@ def test_scans_that_cannot_be_used_end_the_program_with_a_sentence(heads, tmp_pa
         ({"dwi": tmp_path / "text.nii.gz"}, r"text\.nii\.gz: found no readable image"),
         ({"dwi": raw.dwi, "bvec": tmp_path / "none.bvec"}, r"none\.bvec: no such file"),
         ({"dwi": raw.dwi, "bval": short}, r"expected 2 as in short\.bval"),
-        ({"dwi": raw.dwi, "bvalue": 2000.0}, r"found b = 0 \(1 volume\), 1000 \(16 volumes\), expected a shell of b = 2000"),
+        (
+            {"dwi": raw.dwi, "bvalue": 2000.0},
+            r"found b = 0 \(1 volume\), 1000 \(16 volumes\), expected a shell of b = 2000",
+        ),
         ({"dwi": shell_only.dwi}, r"expected at least one volume of b <= 50"),
         ({"dwi": raw.dwi, "brain_mask": tmp_path / "mask.nii.gz"}, r"mask\.nii\.gz: no such file"),
         ({"dwi": raw.dwi, "brain_mask": raw.dwi}, r"expected 3 dimensions"),
     ]
     for arguments, sentence in cases:
         with pytest.raises(SystemExit, match=f"^error: .*{sentence}") as raised:
-            find_scan(**{key: value if isinstance(value, float) else value and str(value) for key, value in arguments.items()})
+            find_scan(
+                **{key: value if isinstance(value, float) else value and str(value) for key, value in arguments.items()}
+            )
         assert "\n" not in str(raised.value)

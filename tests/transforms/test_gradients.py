@@ -152,9 +152,9 @@ GOOD_BVEC = "0 1 0 0\n0 0 1 0\n0 0 0 1\n"
         (GOOD_BVAL, None, "s.bvec", "no such file", "FSL gradient file"),
         ("0 1000 b 1000", GOOD_BVEC, "s.bval", "not a number", "FSL gradient file"),
         (b"\xff\xfe\x00\x81", GOOD_BVEC, "s.bval", "not a number", "FSL gradient file"),
-        ("", GOOD_BVEC, "s.bval", "found rows of []", "rows of one length"),
+        ("", GOOD_BVEC, "s.bval", "found no numbers", "an FSL gradient file"),
         (GOOD_BVAL, "0 1 0 0\n0 0 1\n0 0 0 1", "s.bvec", "rows of [3, 4] numbers", "rows of one length"),
-        (GOOD_BVAL, "0 1 0 nan\n0 0 1 0\n0 0 0 1", "s.bvec", "NaN or infinity", "finite"),
+        (GOOD_BVAL, "0 1 0 nan\n0 0 1 0\n0 0 0 1", "s.bvec", "NaN or infinity for volume 3 of b = 1000", "expected numbers"),
         ("0 1000 inf 1000", GOOD_BVEC, "s.bval", "NaN or infinity", "finite"),
         ("0 -1000 1000 1000", GOOD_BVEC, "s.bval", "-1000", "none below 0"),
         ("0 1000\n1000 1000", GOOD_BVEC, "s.bval", "2 rows", "expected one"),
@@ -246,3 +246,10 @@ def test_antipodes_and_repeats_are_one_axis():
     assert unique_axes(np.vstack([axes, near.apply(axes[0])])) == 6
     assert unique_axes(np.vstack([axes, near.apply(axes[0])]), tolerance=2) == 7
     assert unique_axes(np.zeros((0, 3))) == 0
+
+
+def test_nan_for_the_direction_of_a_b0_volume_means_none(tmp_path):
+    (tmp_path / "s.bval").write_text("0 1000 5")
+    (tmp_path / "s.bvec").write_text("nan 0 nan\nnan 1 nan\nnan 0 nan")
+    gradients = read_gradients(tmp_path / "s.bval", tmp_path / "s.bvec", np.eye(4))
+    np.testing.assert_array_equal(gradients, [[0, 0, 0, 0], [0, 1, 0, 1000], [0, 0, 0, 5]])

@@ -111,7 +111,10 @@ def test_one_scan_or_participant_in_two_splits_is_refused():
     same_scan = {"training": [_entry("sub-01", "a")], "test": [_entry("sub-02", "a")]}
     with pytest.raises(InputError, match=r"same scan in two splits \(sub-01 in training, sub-02 in test\)"):
         check_splits(same_scan)
-    same_person = {"validation": [_entry("sub-01", "a", "sub-01_ses-1")], "test": [_entry("sub-01", "b", "sub-01_ses-2")]}
+    same_person = {
+        "validation": [_entry("sub-01", "a", "sub-01_ses-1")],
+        "test": [_entry("sub-01", "b", "sub-01_ses-2")],
+    }
     with pytest.raises(InputError, match=r"same participant.*sub-01_ses-1 in validation, sub-01_ses-2 in test"):
         check_splits(same_person)
     two_sessions = [_entry("sub-01", "a", "sub-01_ses-1"), _entry("sub-01", "b", "sub-01_ses-2")]
@@ -151,7 +154,9 @@ def test_the_checksum_is_that_of_the_scans_not_of_their_order_or_split(cohort, t
     other = tmp_path_factory.mktemp("other")
     write_datalist(other, entries[::-1], {f"sub-0{index}": "training" for index in (1, 2, 3)})
     assert read_datalist(other)["checksum"] == datalist["checksum"]
-    write_datalist(other, [{**entries[0], "checksum": "new"}, *entries[1:]], dict.fromkeys(["sub-01", "sub-02", "sub-03"], "test"))
+    write_datalist(
+        other, [{**entries[0], "checksum": "new"}, *entries[1:]], dict.fromkeys(["sub-01", "sub-02", "sub-03"], "test")
+    )
     assert read_datalist(other)["checksum"] != datalist["checksum"]
 
 

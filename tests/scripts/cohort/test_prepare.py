@@ -411,7 +411,17 @@ def test_the_command_ends_with_one_sentence_where_there_is_no_cohort(tmp_path):
 
 
 def test_a_split_that_is_no_numbers_is_a_wrong_use_of_the_command(tmp_path):
-    arguments = ["prepare", "--layout", "hcp", "--input", str(tmp_path), "--out", str(tmp_path / "out"), "--split", "a,b"]
+    arguments = [
+        "prepare",
+        "--layout",
+        "hcp",
+        "--input",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "out"),
+        "--split",
+        "a,b",
+    ]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert "expected numbers as" in result.output

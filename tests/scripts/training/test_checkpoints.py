@@ -76,7 +76,9 @@ def test_all_tensors_but_those_of_the_output_layer_are_taken_over(pretrained, fi
     weights = [key for key in before if key not in kept and before[key].ndim > 1]
     assert all(not torch.equal(before[key], after[key]) for key in weights)
     total = len(before)
-    assert f"{total - len(kept)} of {total} tensors from {checkpoint}, {len(kept)} of output_block random" in caplog.text
+    assert (
+        f"{total - len(kept)} of {total} tensors from {checkpoint}, {len(kept)} of output_block random" in caplog.text
+    )
     assert same(tensors(pretrained), source)
 
 

@@ -19,10 +19,9 @@ from scripts.training.tracking import Tracker, code_state, cohort_checksum
 DATA = [{"image": torch.full((1, 2), float(i)), "label": torch.zeros(1, 1)} for i in range(3)]
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """One database for all tests of this file: making one takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+@pytest.fixture
+def store(mlflow_store):
+    return mlflow_store
 
 
 @pytest.fixture
@@ -196,9 +195,7 @@ def test_an_evaluation_alone_is_a_run_as_well(track, runs, store):
     tracker = track()
     network = torch.nn.Linear(2, 1)
     metrics = {"score": IgniteMetricHandler(loss_fn=torch.nn.L1Loss(), output_transform=from_engine(["pred", "label"]))}
-    evaluator = SupervisedEvaluator(
-        torch.device("cpu"), DATA, network, key_val_metric=metrics, val_handlers=[tracker]
-    )
+    evaluator = SupervisedEvaluator(torch.device("cpu"), DATA, network, key_val_metric=metrics, val_handlers=[tracker])
     evaluator.run()
     (run,) = runs()
     assert run.info.status == "FINISHED"

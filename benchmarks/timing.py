@@ -1,0 +1,36 @@
+"""Interleaved timing: ratios of what ran side by side hold where the machine's speed drifts."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+
+def side_by_side(functions: Mapping[str, Callable[[], object]], repeats: int = 5) -> dict[str, list[float]]:
+    """Run each function once to warm up, then all of them in turn ``repeats`` times.
+
+    Returns:
+        seconds of each run, by name.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for function in functions.values():
+        function()
+    for _ in range(repeats):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def report(title: str, seconds: Mapping[str, list[float]]) -> None:
+    """Print medians, and each one's ratio to the first, run by run."""
+    first = next(iter(seconds.values()))
+    print(f"\n{title} ({torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f})")
+    for name, values in seconds.items():
+        ratio = statistics.median(value / reference for value, reference in zip(values, first, strict=True))
+        print(f"  {name:<40} {statistics.median(values):8.3f} s   {ratio:6.2f} x the first")
