@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.engines import Evaluator
 from monai.transforms import Transform
 
 from scripts.errors import exits_on_input_error
@@ -17,7 +18,7 @@ from scripts.training.pictures import TISSUE_COLOURS, draw
 from transforms.errors import InputError
 from transforms.gradients import write_gradients
 from transforms.qspace import apply_to_channels, interpolation_matrix
-from transforms.scan import Scan, open_nifti, strip_nifti
+from transforms.scan import Scan, read_mask, strip_nifti
 from transforms.spatial import ResampleToGrid
 from transforms.targets import TISSUE_ABBREVIATIONS, TISSUES
 
@@ -50,11 +51,21 @@ def find_scan(
     """
     if dwi is None:
         raise InputError("--dwi: found nothing, expected the NIfTI file of a diffusion scan.")
-    Scan(dwi, bval, bvec, bvalue)
+    scan = Scan(dwi, bval, bvec, bvalue)
     if brain_mask:
-        open_nifti(brain_mask, ndim=3)
+        read_mask(brain_mask, scan)
     given = {"dwi": dwi, "bval": bval, "bvec": bvec, "brain_mask": brain_mask}
     return [{key: str(path) for key, path in given.items() if path}]
+
+
+@exits_on_input_error
+def infer(evaluator: Evaluator) -> None:
+    """Run an inference.
+
+    Raises:
+        SystemExit: the scan turned out to be unusable, e.g. damaged; one sentence says why.
+    """
+    evaluator.run()
 
 
 class _SaveResult(Transform):
@@ -177,7 +188,7 @@ class SaveRestoration(_SaveResult):
         scan = self.scan(data)
         affine = data["image"].affine
         pred, image, mask = (_on(data[key], affine).as_tensor() for key in ("pred", "image", "mask"))
-        change = MetaTensor((pred - image) * mask, affine=affine)
+        change = (pred - image) * mask
         scheme = np.asarray(data["gradients"])[:, :3]
         # to the scan's directions first: they are fewer voxels to do it on
         on_axes = apply_to_channels(change, interpolation_matrix(scheme, scan.shell_gradients[:, :3]))

@@ -176,11 +176,16 @@ class LoadScand(Transform):
         result["image"] = MetaTensor(torch.from_numpy(scan.volumes(scan.shell)), affine=affine)
         result["gradients"] = scan.shell_gradients
         if data.get("brain_mask"):
-            result["mask"] = _read_mask(data["brain_mask"], scan)
+            result["mask"] = read_mask(data["brain_mask"], scan)
         return result
 
 
-def _read_mask(path: str | PathLike[str], scan: Scan) -> MetaTensor:
+def read_mask(path: str | PathLike[str], scan: Scan) -> MetaTensor:
+    """Read a brain mask of a scan, 0 or 1, shape ``(1, X, Y, Z)``.
+
+    Raises:
+        InputError: it is damaged, or lies on another grid than the scan.
+    """
     image = open_nifti(path, ndim=3)
     if image.shape != scan.nifti.shape[:3] or not np.allclose(image.affine, scan.nifti.affine, atol=1e-2):
         raise InputError(

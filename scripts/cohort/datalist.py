@@ -17,8 +17,8 @@ from transforms.errors import InputError
 SPLITS = ("training", "validation", "test")
 """Keys of a MONAI datalist."""
 
-IMAGES = ("image", "b0", "mask", "tissue")
-"""Keys of an entry that hold a path, relative to the cohort's folder."""
+LABELS = ("tissue",)
+"""Keys of an entry that hold the path of a label image."""
 
 DATALIST = "datalist.json"
 
@@ -36,7 +36,7 @@ def split_sizes(n: int, weights: Sequence[float]) -> list[int]:
         if weight > 0 and sizes[index] == 0:
             donors = [i for i in range(len(sizes)) if sizes[i] > (1 if i < index else 0)]
             if donors:
-                sizes[max(donors, key=lambda i: sizes[i])] -= 1
+                sizes[max(donors, key=lambda i: sizes[i] - exact[i])] -= 1
                 sizes[index] += 1
     return sizes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,13 @@ class _Named(dict):
 def find_tissue(derivatives: Path, participant: str, scan: str) -> Path:
     """Find the tissue segmentation of a scan in a BIDS derivative dataset.
 
-    It is the file ``<scan>_*dseg.nii.gz`` of the participant, of which one with ``desc-tissue`` is preferred.
+    It is the participant's ``<scan>[_space-*][_res-*][_desc-*]_dseg.nii.gz``; one with ``desc-tissue`` is preferred.
 
     Raises:
         InputError: there is none, or more than one.
     """
-    files = sorted((derivatives / participant).rglob(f"{scan}_*dseg.nii.gz"))
+    name = re.compile(rf"{re.escape(scan)}(_space-[^_]+)?(_res-[^_]+)?(_desc-[^_]+)?_dseg\.nii\.gz")
+    files = sorted(file for file in (derivatives / participant).rglob("*_dseg.nii.gz") if name.fullmatch(file.name))
     preferred = [file for file in files if "_desc-tissue_" in file.name] or files
     if len(preferred) != 1:
         names = ", ".join(file.name for file in preferred) or "none"

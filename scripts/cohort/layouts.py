@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bids import BIDSLayout
 
@@ -40,6 +41,29 @@ class RawScan:
         return self.name
 
 
+def _gradient_file(get: Callable[[Path], str | None], dwi: Path, ending: str) -> Path:
+    """Find the file by BIDS inheritance; where there is none, name the one that is missing beside the scan."""
+    beside = Path(strip_nifti(dwi) + ending)
+    try:
+        return Path(get(dwi) or beside)
+    except IndexError:  # how pybids says that it found none
+        return beside
+
+
+def _find_mask(masks: BIDSLayout, entities: Mapping[str, Any]) -> Path | None:
+    """Find the brain mask of exactly one scan: its entities are the scan's, no more and no fewer."""
+
+    def scan_of(found: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in found.items() if key not in ("suffix", "extension", "desc", "datatype")}
+
+    for file in masks.get(
+        subject=entities["subject"], suffix="mask", desc="brain", datatype="dwi", extension=[".nii.gz", ".nii"]
+    ):
+        if scan_of(file.get_entities(metadata=False)) == scan_of(entities):
+            return Path(file.path)
+    return None
+
+
 def find_bids(root: Path, derivatives: Path | None = None) -> list[RawScan]:
     """Find the diffusion scans of a BIDS dataset.
 
@@ -58,17 +82,16 @@ def find_bids(root: Path, derivatives: Path | None = None) -> list[RawScan]:
         dwi = Path(file.path)
         if (root / "derivatives") in dwi.parents:
             continue
-        entities = {key: value for key, value in file.get_entities(metadata=False).items() if key != "extension"}
-        found = masks.get(**{**entities, "suffix": "mask", "desc": "brain"}) if masks else []
+        entities = file.get_entities(metadata=False)
         metadata = file.get_metadata()
         scans.append(
             RawScan(
                 participant=f"sub-{entities['subject']}",
                 name=strip_nifti(dwi.name).removesuffix("_dwi"),
                 dwi=dwi,
-                bval=Path(layout.get_bval(file.path) or strip_nifti(dwi) + ".bval"),
-                bvec=Path(layout.get_bvec(file.path) or strip_nifti(dwi) + ".bvec"),
-                brain_mask=Path(found[0].path) if found else None,
+                bval=_gradient_file(layout.get_bval, dwi, ".bval"),
+                bvec=_gradient_file(layout.get_bvec, dwi, ".bvec"),
+                brain_mask=_find_mask(masks, entities) if masks else None,
                 phase_encoding=metadata.get("PhaseEncodingDirection") or metadata.get("PhaseEncodingAxis"),
             )
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from scripts.cohort.datalist import DATALIST, assign_splits, read_datalist, write_datalist
+from scripts.cohort.datalist import DATALIST, LABELS, assign_splits, read_datalist, write_datalist
 from scripts.cohort.layouts import RawScan, find_scans
 from scripts.files import code_version, read_json, sha256, whole_file, write_json, write_nifti
 from scripts.jobs import Outcome, run_jobs
 from transforms.errors import InputError
 from transforms.gradients import write_gradients
 from transforms.qspace import DEFAULT_SCHEME, MAX_SH_ORDER, SAME_AXIS_DEGREES, load_scheme, sh_order, unique_axes
-from transforms.scan import Scan, ScanToInput
+from transforms.scan import Scan, ScanToInput, open_nifti
 
 ATTENUATION_STEPS = 65535
 """Attenuations are stored as 16-bit integers: steps of 1.5e-5, far below any scanner's noise, at half the size."""
@@ -64,7 +64,8 @@ def prepare_scan(scan: RawScan, folder: Path, preparation: Preparation) -> dict[
     # the checks of the scan come first: they are cheap, and their sentences are the most telling
     shell = Scan(scan.dwi, scan.bval, scan.bvec, preparation.bvalue)
     sources = [scan.dwi, scan.bval, scan.bvec, *([scan.brain_mask] if scan.brain_mask else [])]
-    checksums = {str(source): sha256(source) for source in sources}
+    # by name: a cohort that was moved is the same cohort
+    checksums = {source.name: sha256(source) for source in sources}
     stem = _stem(folder, scan)
     attenuation, b0, mask = (
         stem.with_name(f"{stem.name}_desc-{name}.nii.gz") for name in ("attenuation_dwi", "b0_dwi", "brain_mask")
@@ -73,7 +74,7 @@ def prepare_scan(scan: RawScan, folder: Path, preparation: Preparation) -> dict[
     entry = {
         "participant": scan.participant,
         "scan": scan.name,
-        "checksum": checksums[str(scan.dwi)],
+        "checksum": checksums[scan.dwi.name],
         "image": str(attenuation.relative_to(folder)),
         "b0": str(b0.relative_to(folder)),
         "mask": str(mask.relative_to(folder)),
@@ -123,12 +124,12 @@ def _claim_folder(folder: Path, scheme: Path | None, bvalue: float, voxel_size: 
     vectors = load_scheme(scheme or DEFAULT_SCHEME)
     files = folder / "scheme.bvec", folder / "scheme.bval"
     if not files[0].is_file():
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir() if path != files[1]):
             raise InputError(f"{folder}: found a folder with other files in it, expected an empty or new one.")
-        with whole_file(files[0]) as partial:
-            partial.write_text("\n".join(" ".join(f"{x:.8f}" for x in row) for row in vectors.T) + "\n")
         with whole_file(files[1]) as partial:
             partial.write_text(" ".join([f"{bvalue:g}"] * len(vectors)) + "\n")
+        with whole_file(files[0]) as partial:
+            partial.write_text("\n".join(" ".join(f"{x:.8f}" for x in row) for row in vectors.T) + "\n")
     found = load_scheme(files[0])
     if found.shape != vectors.shape or not np.allclose(found, vectors, atol=1e-6):
         raise InputError(
@@ -152,6 +153,20 @@ def _claim_folder(folder: Path, scheme: Path | None, bvalue: float, voxel_size: 
             },
         )
     return preparation
+
+
+def _labels_that_still_fit(folder: Path, earlier: Mapping[str, str], entry: Mapping[str, str]) -> dict[str, str]:
+    """Labels of an earlier preparation of the same scan file that lie on the grid of the present one."""
+    if earlier["checksum"] != entry["checksum"]:
+        return {}
+    mask = open_nifti(folder / entry["mask"], ndim=3)
+    kept = {}
+    for key in LABELS:
+        if key in earlier and (folder / earlier[key]).is_file():
+            label = open_nifti(folder / earlier[key], ndim=3)
+            if label.shape == mask.shape and np.allclose(label.affine, mask.affine):
+                kept[key] = earlier[key]
+    return kept
 
 
 def prepare_cohort(
@@ -201,9 +216,8 @@ def prepare_cohort(
         for name, listed in read_datalist(out).items():
             for entry in listed if isinstance(listed, list) else []:
                 known[entry["participant"]] = name
-                # labels of a scan outlive a second preparation of the same file
-                if entry["scan"] in entries and entry["checksum"] == entries[entry["scan"]]["checksum"]:
-                    entries[entry["scan"]] = {**entry, **entries[entry["scan"]]}
+                if entry["scan"] in entries:
+                    entries[entry["scan"]].update(_labels_that_still_fit(out, entry, entries[entry["scan"]]))
     if entries:
         participants = sorted({entry["participant"] for entry in entries.values()})
         write_datalist(out, list(entries.values()), assign_splits(participants, weights, seed, known))

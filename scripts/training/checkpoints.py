@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,9 @@ from torch import nn
 from scripts.errors import exits_on_input_error
 from scripts.files import whole_file
 from transforms.errors import InputError
+
+KEPT = 2
+"""Checkpoints kept of a training: should the machine fail while one is written, there is the one before."""
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +183,7 @@ class BestModel:
     def __call__(self, engine: Engine) -> None:
         """Save the weights where the metric is better than ever."""
         value = float(engine.state.metrics[self.metric])
-        if self.best is not None and self.sign * value <= self.sign * self.best:
+        if math.isnan(value) or (self.best is not None and self.sign * value <= self.sign * self.best):
             return
         self.best = value
         origin = {"epoch": engine.state.epoch, self.metric: value, **(self.origin() if self.origin else {})}
@@ -196,6 +200,16 @@ class BestModel:
         self.best = state["best"]
 
 
+def _checkpoints(folder: str | Path) -> list[Path]:
+    """Checkpoints of completed epochs, the latest last."""
+    epochs = {
+        int(match[1]): path
+        for path in Path(folder).glob("checkpoint_epoch=*.pt")
+        if (match := re.fullmatch(r"checkpoint_epoch=(\d+)\.pt", path.name))
+    }
+    return [epochs[epoch] for epoch in sorted(epochs)]
+
+
 @exits_on_input_error
 def latest_checkpoint(folder: str | Path) -> str:
     """Find the checkpoint of the last completed epoch, ``checkpoint_epoch=<n>.pt``.
@@ -203,14 +217,10 @@ def latest_checkpoint(folder: str | Path) -> str:
     Raises:
         SystemExit: there is none.
     """
-    epochs = {
-        int(match[1]): path
-        for path in Path(folder).glob("checkpoint_epoch=*.pt")
-        if (match := re.fullmatch(r"checkpoint_epoch=(\d+)\.pt", path.name))
-    }
-    if not epochs:
+    found = _checkpoints(folder)
+    if not found:
         raise InputError(f"{folder}: found no checkpoint_epoch=<n>.pt, expected the output of a training cut off.")
-    return str(epochs[max(epochs)])
+    return str(found[-1])
 
 
 class TrainingCheckpoint:
@@ -236,7 +246,13 @@ class TrainingCheckpoint:
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
         objects = {**self.objects, "trainer": engine}
-        CheckpointSaver(self.folder, objects, save_interval=1, n_saved=2).attach(engine)
+        CheckpointSaver(self.folder, objects, save_interval=1, n_saved=KEPT).attach(engine)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._prune)
         if self.resume:
             latest = latest_checkpoint(self.folder)
             CheckpointLoader(latest, objects, map_location=self.map_location).attach(engine)  # type: ignore[arg-type]
+
+    def _prune(self) -> None:
+        # the saver knows what it saved itself, but not what a process before it left
+        for path in _checkpoints(self.folder)[:-KEPT]:
+            path.unlink()

@@ -1,9 +1,10 @@
 """Small raw scans with known signal, in several orientations, laid out as BIDS or as the HCP does."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -154,23 +155,11 @@ def write_hcp(root: Path, subjects: Sequence[str], **options) -> dict[str, Raw]:
     return scans
 
 
-@dataclass(frozen=True)
-class Heads:
-    """What tests make scans with, and compare with."""
-
-    write_scan: Callable[..., Raw] = staticmethod(write_scan)
-    write_mask: Callable[..., Path] = staticmethod(write_mask)
-    write_bids: Callable[..., dict[str, Raw]] = staticmethod(write_bids)
-    write_hcp: Callable[..., dict[str, Raw]] = staticmethod(write_hcp)
-    describe: Callable[..., None] = staticmethod(describe)
-    table: Callable[..., np.ndarray] = staticmethod(table)
-    world_grid: Callable[..., np.ndarray] = staticmethod(world_grid)
-    in_head: Callable[..., np.ndarray] = staticmethod(in_head)
-
-
 @pytest.fixture(scope="session")
-def heads() -> Heads:
-    return Heads()
+def heads() -> SimpleNamespace:
+    """What tests make scans with, and compare with."""
+    tools = (write_scan, write_mask, write_bids, write_hcp, describe, table, world_grid, in_head)
+    return SimpleNamespace(**{tool.__name__: tool for tool in tools})
 
 
 @pytest.fixture(scope="session")

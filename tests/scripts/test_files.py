@@ -11,22 +11,26 @@ from scripts.files import read_json, sha256, whole_file, write_json, write_nifti
 from transforms.errors import InputError
 
 
+def _interrupted(path, error):
+    with whole_file(path) as partial:
+        partial.write_bytes(b"half of the n")
+        assert not path.exists() or path.read_bytes() == b"old"
+        raise error
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_interrupted_write_keeps_the_old_file_and_leaves_no_other(tmp_path, error):
     path = tmp_path / "data.nii.gz"
     path.write_bytes(b"old")
-    with pytest.raises(error), whole_file(path) as partial:
-        partial.write_bytes(b"half of the n")
-        assert path.read_bytes() == b"old"
-        raise error
+    with pytest.raises(error):
+        _interrupted(path, error)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_interrupted_first_write_leaves_nothing(tmp_path):
-    with pytest.raises(ValueError, match="half"), whole_file(tmp_path / "new" / "data.txt") as partial:
-        partial.write_text("half")
-        raise ValueError("half")
+    with pytest.raises(OSError, match="disk full"):
+        _interrupted(tmp_path / "new" / "data.txt", OSError("disk full"))
     assert list((tmp_path / "new").iterdir()) == []
 
 

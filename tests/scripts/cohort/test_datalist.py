@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.cohort.datalist import (
@@ -39,6 +39,7 @@ def test_sizes_of_known_cohorts(n, weights, sizes):
     assert split_sizes(n, weights) == sizes
 
 
+@settings(deadline=None)
 @given(st.integers(0, 200), WEIGHTS)
 def test_sizes_add_up_and_each_wanted_split_has_someone(n, weights):
     sizes = split_sizes(n, weights)
@@ -52,13 +53,16 @@ def test_sizes_add_up_and_each_wanted_split_has_someone(n, weights):
         assert all(abs(size - share) < 1 for size, share in zip(sizes, exact, strict=True))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 200), WEIGHTS)
-def test_a_larger_weight_never_gets_fewer_when_everyone_has_one(n, weights):
+def test_a_larger_weight_never_gets_fewer(n, weights):
     sizes = split_sizes(n, weights)
-    for first in range(3):
-        for second in range(3):
-            if weights[first] > weights[second] and sizes[second] > 1:
-                assert sizes[first] >= sizes[second]
+    # where a split has less than one by its share, another one gives it a participant
+    if all(n * weight >= sum(weights) for weight in weights if weight > 0):
+        for first in range(3):
+            for second in range(3):
+                if weights[first] > weights[second]:
+                    assert sizes[first] >= sizes[second]
 
 
 NAMES = [f"sub-{index:02d}" for index in range(28)]
@@ -80,6 +84,7 @@ def test_assignment_is_a_function_of_names_and_seed():
     assert {name for name, split in first.items() if split == "training"} != set(NAMES[:15])
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(0, 40), WEIGHTS, st.integers(0, 5))
 def test_nobody_moves_when_a_cohort_grows(before, more, weights, seed):
     names = [f"sub-{index:02d}" for index in range(before + more)]
@@ -166,20 +171,20 @@ def test_a_list_that_was_edited_into_an_overlap_is_refused(cohort):
     (cohort / DATALIST).write_text(json.dumps(datalist))
     with pytest.raises(InputError, match="in two splits"):
         read_datalist(cohort)
-    with pytest.raises(SystemExit, match="error: .*in two splits"):
+    with pytest.raises(SystemExit, match=r"error: .*in two splits"):
         load_entries(str(cohort), "training")
 
 
 def test_a_cohort_that_cannot_be_used_ends_the_program_with_a_sentence(cohort, tmp_path_factory):
-    with pytest.raises(SystemExit, match=r"error: .*found no datalist.json.*scripts prepare"):
+    with pytest.raises(SystemExit, match=r"error: .*found no datalist\.json.*scripts prepare"):
         load_entries(str(tmp_path_factory.mktemp("none")), "training")
-    with pytest.raises(SystemExit, match=r"error: .*found no datalist.json"):
+    with pytest.raises(SystemExit, match=r"error: .*found no datalist\.json"):
         load_entries(str(cohort / "missing"), "training")
     with pytest.raises(SystemExit, match=r"error: .*found no scan in test"):
         load_entries(str(cohort), "test")
     with pytest.raises(SystemExit, match=r"error: .*found no tissue for sub-01_ses-1.*scripts label"):
         load_entries(str(cohort), "training", ["image", "tissue"])
     (cohort / "sub-02.nii.gz").unlink()
-    with pytest.raises(SystemExit, match=r"error: .*sub-02.nii.gz: no such file"):
+    with pytest.raises(SystemExit, match=r"error: .*sub-02\.nii\.gz: no such file"):
         load_entries(str(cohort), "validation")
     assert len(load_entries(str(cohort), "training")) == 3

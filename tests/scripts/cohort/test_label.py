@@ -23,7 +23,7 @@ def grid(size: float, flip: bool = True, shift: float = 0.0) -> tuple[np.ndarray
     """Affine and shape of a segmentation that covers the head: LAS, or RAS where ``flip`` is False."""
     shape = tuple(int(np.ceil(length / size)) for length in (70.0, 80.0, 62.0))
     affine = np.diag([-size if flip else size, size, size, 1.0])
-    affine[:3, 3] = CENTRE + [shift, 0, 0] - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    affine[:3, 3] = CENTRE + np.array([shift, 0, 0]) - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     return affine, shape
 
 
