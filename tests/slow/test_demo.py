@@ -29,8 +29,8 @@ def test_runs_are_tracked_with_what_they_need_to_be_understood(demo):
     assert pretraining.data.metrics["val_loss"] < pretraining.data.metrics["val_loss_of_input"]
     assert {"train_loss", "val_loss", "val_loss_of_input"} <= set(pretraining.data.metrics)
     pictures = [file.path for file in client.list_artifacts(pretraining.info.run_id, "pictures")]
-    assert pictures == [f"pictures/epoch_{epoch:04d}.png" for epoch in (5, 10, 15, 20)]
-    assert len(client.get_metric_history(pretraining.info.run_id, "train_loss")) == 20
+    assert pictures == [f"pictures/epoch_{epoch:04d}.png" for epoch in (10, 20, 30)]
+    assert len(client.get_metric_history(pretraining.info.run_id, "train_loss")) == 30
     for name, start in (("artifact_removal", pretraining.info.run_id), ("random", "")):
         for part in ("", "evaluation"):
             run = run_of(folder / f"segmentation_{name}" / part, client)

@@ -33,6 +33,7 @@ def pretrained(real, shell, bundle, tmp_path_factory):
         output_dir=folder,
         tracking_uri=tracking,
         max_epochs=120,
+        learning_rate=0.003,
         val_interval=40,
         num_workers=0,
     )
