@@ -62,7 +62,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray, slope: float | None = None) -> None:
+def write_nifti(
+    path: Path,
+    voxels: np.ndarray,
+    affine: np.ndarray,
+    slope: float | None = None,
+    header: nib.nifti1.Nifti1Header | None = None,
+) -> None:
     """Write a NIfTI image in the type of ``voxels``.
 
     Args:
@@ -70,9 +76,12 @@ def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray, slope: float
         voxels: shape ``(X, Y, Z)`` or ``(X, Y, Z, N)``.
         affine: voxel to world RAS, in mm.
         slope: what a stored integer is multiplied with; 1 where not given.
+        header: of the image that this one goes on from, for its space and repetition time.
     """
-    image = nib.nifti1.Nifti1Image(voxels, affine)
-    image.header.set_xyzt_units("mm", "sec")
+    image = nib.nifti1.Nifti1Image(voxels, affine, header)
+    image.set_data_dtype(voxels.dtype)
+    if header is None:
+        image.header.set_xyzt_units("mm", "sec")
     if slope is not None:
         image.header.set_slope_inter(slope, 0.0)
     with whole_file(path) as partial:

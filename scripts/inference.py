@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,18 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.engines import Evaluator
 from monai.transforms import Transform
 
 from scripts.errors import exits_on_input_error
-from scripts.files import code_version, sha256, tissue_table, whole_file, write_json, write_nifti
+from scripts.files import code_version, read_json, sha256, tissue_table, whole_file, write_json, write_nifti
 from scripts.training.pictures import TISSUE_COLOURS, draw
 from transforms.errors import InputError
-from transforms.gradients import write_gradients
 from transforms.qspace import apply_to_channels, interpolation_matrix
 from transforms.scan import Scan, read_mask, strip_nifti
 from transforms.spatial import ResampleToGrid
 from transforms.targets import TISSUE_ABBREVIATIONS, TISSUES
+
+logger = logging.getLogger(__name__)
 
 PROBABILITY_STEPS = 65535
 """Probabilities are stored as 16-bit integers."""
@@ -58,16 +60,6 @@ def find_scan(
     return [{key: str(path) for key, path in given.items() if path}]
 
 
-@exits_on_input_error
-def infer(evaluator: Evaluator) -> None:
-    """Run an inference.
-
-    Raises:
-        SystemExit: the scan turned out to be unusable, e.g. damaged; one sentence says why.
-    """
-    evaluator.run()
-
-
 class _SaveResult(Transform):
     """What both kinds of results share: where they go, and what their sidecar says."""
 
@@ -81,9 +73,11 @@ class _SaveResult(Transform):
 
     def path(self, scan: Scan, ending: str) -> Path:
         """Path of a result: the scan's BIDS entities, then ``ending``."""
-        return self.output_dir / f"{Path(strip_nifti(scan.path)).name.removesuffix('_dwi')}_{ending}"
+        entities = re.sub(r"_desc-[^_]+", "", Path(strip_nifti(scan.path)).name.removesuffix("_dwi"))
+        return self.output_dir / f"{entities}_{ending}"
 
     def describe(self, path: Path, scan: Scan, content: Mapping[str, Any]) -> None:
+        logger.info("written: %s", strip_nifti(path).removesuffix(".json") + ".nii.gz")
         sources = [scan.path, scan.bval, scan.bvec]
         write_json(
             path,
@@ -190,8 +184,10 @@ class SaveRestoration(_SaveResult):
         pred, image, mask = (_on(data[key], affine).as_tensor() for key in ("pred", "image", "mask"))
         change = (pred - image) * mask
         scheme = np.asarray(data["gradients"])[:, :3]
-        # to the scan's directions first: they are fewer voxels to do it on
-        on_axes = apply_to_channels(change, interpolation_matrix(scheme, scan.shell_gradients[:, :3]))
+        # to the scan's directions first: they are fewer voxels to do it on; without smoothing, which the even scheme
+        # does not need, and which would take most of a correction of single directions away again
+        back = interpolation_matrix(scheme, scan.shell_gradients[:, :3], smoothing=0.0)
+        on_axes = apply_to_channels(change, back)
         change_on_grid = ResampleToGrid()(MetaTensor(on_axes, affine=affine), _scan_grid(scan)).numpy()
 
         restored = scan.volumes(np.arange(len(scan.gradients)))
@@ -202,14 +198,16 @@ class SaveRestoration(_SaveResult):
         restored[scan.shell] = np.where(changed, np.maximum(restored[scan.shell], 0.0), restored[scan.shell])
 
         path = self.path(scan, "desc-restored_dwi.nii.gz")
-        write_nifti(path, np.moveaxis(restored, 0, -1), scan.nifti.affine)
-        gradient_files = [self.path(scan, f"desc-restored_dwi.{ending}") for ending in ("bval", "bvec")]
-        with whole_file(gradient_files[0]) as bval, whole_file(gradient_files[1]) as bvec:
-            write_gradients(bval, bvec, scan.gradients, scan.nifti.affine)
+        write_nifti(path, np.moveaxis(restored, 0, -1), scan.nifti.affine, header=scan.nifti.header)
+        for source, ending in ((scan.bval, "bval"), (scan.bvec, "bvec")):
+            with whole_file(self.path(scan, f"desc-restored_dwi.{ending}")) as partial:
+                partial.write_bytes(source.read_bytes())
+        acquisition = Path(strip_nifti(scan.path) + ".json")
         self.describe(
             self.path(scan, "desc-restored_dwi.json"),
             scan,
             {
+                **(read_json(acquisition) if acquisition.is_file() else {}),
                 "Description": "Scan with artifacts removed; shells other than that of BValue are unchanged.",
                 "BValue": self.bvalue,
                 "MeanAbsoluteChangeOfAttenuation": float(change.abs().sum() / mask.sum() / len(change)),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from scripts.errors import reason
 
 Item = TypeVar("Item")
+
+KILLED = "its process was ended by the system, perhaps for want of memory; fewer --jobs need less"
 
 console = Console(stderr=True)
 
@@ -31,6 +35,8 @@ class Outcome(Generic[Item]):
 
 
 def _start_worker(threads: int) -> None:
+    # Ctrl-C reaches every process of a terminal; the first one says what there is to say
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
 
@@ -62,21 +68,30 @@ def run_jobs(task: Callable[[Item], Any], items: Sequence[Item], jobs: int, desc
             for index, item in enumerate(items):
                 done(index, _attempt(task, item))
         else:
-            pool = ProcessPoolExecutor(
-                jobs,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_start_worker,
-                initargs=(max(1, (os.cpu_count() or 1) // jobs),),
-            )
-            try:
-                futures = {pool.submit(_attempt, task, item): index for index, item in enumerate(items)}
-                for future in as_completed(futures):
-                    error = future.exception()
-                    index = futures[future]
-                    done(index, Outcome(items[index], failure=reason(error)) if error else future.result())
-            finally:
-                pool.shutdown(cancel_futures=True)
+            for index, outcome in _in_processes(task, dict(enumerate(items)), jobs):
+                done(index, outcome)
+            # a process that the system ends takes its whole pool down; what it left is done one by one
+            for index in [index for index in range(len(items)) if index not in outcomes]:
+                found = dict(_in_processes(task, {index: items[index]}, 1))
+                done(index, found.get(index, Outcome(items[index], failure=KILLED)))
     return [outcomes[index] for index in range(len(items))]
+
+
+def _in_processes(
+    task: Callable[[Item], Any], items: Mapping[int, Item], jobs: int
+) -> Iterator[tuple[int, Outcome[Item]]]:
+    """Call ``task`` on items in processes; items whose process was ended from outside are missing in what it yields."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=(threads,))
+    try:
+        futures = {pool.submit(_attempt, task, item): index for index, item in items.items()}
+        for future in as_completed(futures):
+            if not isinstance(error := future.exception(), BrokenProcessPool):
+                index = futures[future]
+                yield index, Outcome(items[index], failure=reason(error)) if error else future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _attempt(task: Callable[[Item], Any], item: Item) -> Outcome[Item]:

@@ -5,12 +5,13 @@ from transforms.errors import InputError
 from transforms.qspace import InterpolateQSpace, InterpolateQSpaced
 from transforms.scan import BrainMaskd, LoadScand, ScanToInput
 from transforms.spatial import ResampleToGrid, ResampleToGridd, ResampleToSpacing, ResampleToSpacingd
-from transforms.targets import DecodeTissued, EncodeTissued
+from transforms.targets import CleanTargetd, DecodeTissued, EncodeTissued
 
 __all__ = [
     "Attenuation",
     "Attenuationd",
     "BrainMaskd",
+    "CleanTargetd",
     "DecodeTissued",
     "EncodeTissued",
     "InputError",

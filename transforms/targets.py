@@ -18,6 +18,25 @@ TISSUES = ("background", "gray matter", "white matter", "cerebrospinal fluid")
 TISSUE_ABBREVIATIONS = ("BG", "GM", "WM", "CSF")
 
 
+class CleanTargetd(Transform):
+    """Make ``label`` for restoration: the image itself, named before artifacts are applied to it and not copied.
+
+    Artifacts return a new image, so both names may share one in a cache, at half the memory.
+
+    Args:
+        image_key: where the image stands, ``(C, X, Y, Z)``.
+        label_key: where the target goes.
+    """
+
+    def __init__(self, image_key: str = "image", label_key: str = "label") -> None:
+        self.image_key = image_key
+        self.label_key = label_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add the target to ``data``."""
+        return {**data, self.label_key: data[self.image_key]}
+
+
 class EncodeTissued(Transform):
     """Make ``label`` for the task ``segmentation``: the tissue index inside the brain mask, 0 outside it.
 

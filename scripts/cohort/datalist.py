@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from scripts.errors import exits_on_input_error
-from scripts.files import read_json, write_json
+from scripts.files import read_json, sha256, write_json
 from transforms.errors import InputError
+from transforms.qspace import load_scheme
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("training", "validation", "test")
 """Keys of a MONAI datalist."""
@@ -85,18 +89,23 @@ def check_splits(datalist: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
 
 
 def write_datalist(folder: Path, entries: Sequence[Mapping[str, Any]], splits: Mapping[str, str]) -> None:
-    """Write ``datalist.json``.
+    """Write ``datalist.json``, with a checksum that any change of scans, preparation, splits, masks or labels changes.
 
     Args:
         folder: of the cohort.
         entries: one per scan, with ``participant``, ``scan``, ``checksum`` and relative paths.
         splits: split of each participant.
     """
+    entries = sorted(entries, key=lambda entry: entry["scan"])
     datalist: dict[str, Any] = {
         split: [dict(entry) for entry in entries if splits[entry["participant"]] == split] for split in SPLITS
     }
     check_splits(datalist)
-    content = json.dumps(sorted(entry["checksum"] for entry in entries))
+    # masks and labels are small enough to be read; images follow from the scans and the way of preparation
+    small = [folder / entry[key] for entry in entries for key in ("mask", *LABELS) if key in entry]
+    content = json.dumps(
+        [datalist, read_preparation(str(folder)), sha256(*filter(Path.is_file, small))], sort_keys=True
+    )
     datalist["checksum"] = hashlib.sha256(content.encode()).hexdigest()
     write_json(folder / DATALIST, datalist)
 
@@ -114,33 +123,69 @@ def read_datalist(folder: Path) -> dict[str, Any]:
     return datalist
 
 
+def read_preparation(folder: str) -> dict[str, Any]:
+    """How the scans of a cohort were prepared, as its ``dataset_description.json`` says; empty where it does not."""
+    path = Path(folder) / "dataset_description.json"
+    return dict(read_json(path).get("Preparation", {})) if path.is_file() else {}
+
+
 @exits_on_input_error
-def load_entries(dataset_dir: str, split: str, keys: Sequence[str] = ("image", "mask")) -> list[dict[str, Any]]:
+def describe_input(folder: str) -> dict[str, Any]:
+    """What a network that is trained on a cohort expects as its input: ``bvalue``, ``voxel_size``, ``scheme``.
+
+    Args:
+        folder: of the prepared cohort.
+
+    Returns:
+        plain values; the scheme as a list of unit vectors in world RAS.
+    """
+    preparation = read_preparation(folder)
+    if not preparation:
+        raise InputError(f"{folder}/dataset_description.json: found no Preparation, expected a prepared cohort.")
+    return {
+        "bvalue": preparation["bvalue"],
+        "voxel_size": preparation["voxel_size"],
+        "scheme": load_scheme(Path(folder) / "scheme.bvec").tolist(),
+    }
+
+
+@exits_on_input_error
+def load_entries(
+    dataset_dir: str, split: str, keys: Sequence[str] = ("image", "mask"), directions: int | None = None
+) -> list[dict[str, Any]]:
     """List the scans of one split of a prepared cohort for a MONAI dataset.
 
     Args:
         dataset_dir: folder of the cohort.
         split: one of ``SPLITS``.
-        keys: images that each entry must have.
+        keys: images that are needed; scans without one of them are left out with a warning.
+        directions: channels that a network expects; checked against the cohort's scheme where given.
 
     Returns:
         entries with absolute paths under ``keys``, and ``scan``, the scan's name.
 
     Raises:
-        SystemExit: no cohort, no scan in the split, or an image missing; with one sentence that says so.
+        SystemExit: no cohort, another number of directions, or no scan in the split that has all images; with one
+            sentence that says so.
     """
     folder = Path(dataset_dir)
+    listed = read_datalist(folder)[split]
+    if directions is not None and (found := len(load_scheme(folder / "scheme.bvec"))) != directions:
+        raise InputError(f"{folder / 'scheme.bvec'}: found {found} directions, expected {directions} as the network.")
     entries = []
-    for entry in read_datalist(folder)[split]:
+    for entry in listed:
+        if missing := [key for key in keys if key not in entry]:
+            logger.warning("%s: left out of %s, it has no %s", entry["scan"], split, ", ".join(missing))
+            continue
         for key in keys:
-            if key not in entry:
-                raise InputError(
-                    f"{folder / DATALIST}: found no {key} for {entry['scan']}, "
-                    "expected labels made by 'python -m scripts label'."
-                )
             if not (folder / entry[key]).is_file():
                 raise InputError(f"{folder / entry[key]}: no such file, expected as {DATALIST} names it.")
         entries.append({"scan": entry["scan"], **{key: str(folder / entry[key]) for key in keys}})
+    if listed and not entries:
+        raise InputError(
+            f"{folder / DATALIST}: found no scan in {split} with {' and '.join(keys)}, "
+            "expected labels made by 'python -m scripts label'."
+        )
     if not entries:
         raise InputError(f"{folder / DATALIST}: found no scan in {split}, expected at least one participant.")
     return entries

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,8 @@ class RawScan:
         bval: its b-values.
         bvec: its b-vectors.
         brain_mask: a given brain mask on its grid, or None.
-        phase_encoding: BIDS ``PhaseEncodingDirection`` in the voxel axes of the file (``j-``), or the axis alone
-            (``j``) where only ``PhaseEncodingAxis`` is given, or None.
+        phase_encoding: ``PhaseEncodingDirection`` (``j-``) or, where the polarity is not known, ``PhaseEncodingAxis``
+            (``j``), by that name, in the voxel axes of the file; empty where neither is known.
     """
 
     participant: str
@@ -35,7 +37,7 @@ class RawScan:
     bval: Path
     bvec: Path
     brain_mask: Path | None = None
-    phase_encoding: str | None = None
+    phase_encoding: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.name
@@ -48,6 +50,13 @@ def _gradient_file(get: Callable[[Path], str | None], dwi: Path, ending: str) ->
         return Path(get(dwi) or beside)
     except IndexError:  # how pybids says that it found none
         return beside
+
+
+def _phase_encoding(metadata: Mapping[str, Any]) -> dict[str, str]:
+    for name in ("PhaseEncodingDirection", "PhaseEncodingAxis"):
+        if metadata.get(name):
+            return {name: str(metadata[name])}
+    return {}
 
 
 def _find_mask(masks: BIDSLayout, entities: Mapping[str, Any]) -> Path | None:
@@ -83,21 +92,26 @@ def find_bids(root: Path, derivatives: Path | None = None) -> list[RawScan]:
         if (root / "derivatives") in dwi.parents:
             continue
         entities = file.get_entities(metadata=False)
-        metadata = file.get_metadata()
+        if entities.get("part", "mag") != "mag":
+            continue  # phase images hold no signal
         scans.append(
             RawScan(
                 participant=f"sub-{entities['subject']}",
-                name=strip_nifti(dwi.name).removesuffix("_dwi"),
+                name=re.sub(r"_desc-[^_]+", "", strip_nifti(dwi.name).removesuffix("_dwi")),
                 dwi=dwi,
                 bval=_gradient_file(layout.get_bval, dwi, ".bval"),
                 bvec=_gradient_file(layout.get_bvec, dwi, ".bvec"),
                 brain_mask=_find_mask(masks, entities) if masks else None,
-                phase_encoding=metadata.get("PhaseEncodingDirection") or metadata.get("PhaseEncodingAxis"),
+                phase_encoding=_phase_encoding(file.get_metadata()),
             )
         )
     if not scans:
         raise InputError(f"{root}: found no file sub-*_dwi.nii.gz, expected a BIDS dataset with diffusion scans.")
-    return sorted(scans, key=lambda scan: scan.name)
+    scans.sort(key=lambda scan: scan.name)
+    for first, second in pairwise(scans):
+        if first.name == second.name:
+            raise InputError(f"{first.dwi} and {second.dwi}: found two versions of one scan, expected one.")
+    return scans
 
 
 def find_hcp(root: Path, derivatives: Path | None = None) -> list[RawScan]:

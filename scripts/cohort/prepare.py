@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 
@@ -45,6 +46,13 @@ class Preparation:
 def _stem(folder: Path, scan: RawScan) -> Path:
     session = [part for part in scan.name.split("_") if part.startswith("ses-")]
     return folder.joinpath(scan.participant, *session, "dwi", scan.name)
+
+
+def _to_ras(code: str, affine: np.ndarray) -> str:
+    """BIDS code of a voxel axis of the file (``i``, ``j-``, ...) as that of the same axis of the image in RAS."""
+    axis, flip = nib.io_orientation(affine)["ijk".index(code[0])]
+    reversed_ = code.endswith("-") != (flip < 0)
+    return "ijk"[int(axis)] + ("-" if reversed_ else "")
 
 
 def prepare_scan(scan: RawScan, folder: Path, preparation: Preparation) -> dict[str, Any]:
@@ -113,7 +121,7 @@ def prepare_scan(scan: RawScan, folder: Path, preparation: Preparation) -> dict[
             "DistinctAxes": unique_axes(directions, SAME_AXIS_DEGREES),
             "HighestSphericalHarmonicOrder": sh_order(directions, MAX_SH_ORDER),
             "BrainMask": "given" if scan.brain_mask else "median_otsu",
-            "PhaseEncodingDirection": scan.phase_encoding,
+            **{name: _to_ras(code, shell.nifti.affine) for name, code in scan.phase_encoding.items()},
         },
     )
     return entry

@@ -10,15 +10,20 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from monai.handlers import CheckpointLoader, CheckpointSaver
+from monai.handlers import CheckpointLoader
 from monai.networks import copy_model_state
 from torch import nn
 
 from scripts.errors import exits_on_input_error
 from scripts.files import whole_file
 from transforms.errors import InputError
+from transforms.qspace import DEFAULT_SCHEME, load_scheme
+
+SCHEME_TOLERANCE = 1e-4
+"""Largest difference of a component of two unit vectors that are the same but for their text."""
 
 KEPT = 2
 """Checkpoints kept of a training: should the machine fail while one is written, there is the one before."""
@@ -127,24 +132,52 @@ def describe_origin(pretrained: str | None) -> dict[str, str]:
         pretrained: checkpoint, or None.
 
     Returns:
-        ``initialisation``: ``random``, or what the checkpoint was trained to do (``artifact_removal`` or
-        ``autoencoder``); and ``run``: the MLflow run that the checkpoint comes from, where it says so.
+        ``initialisation``: ``random``, or what the checkpoint was pretrained to do (``artifact_removal`` or
+        ``autoencoder``; of a fine-tuned one, what it started from); and ``run``: the MLflow run that the checkpoint
+        comes from, where it says so.
     """
     if pretrained is None:
         return {"initialisation": "random", "run": ""}
     origin = read_checkpoint(pretrained).get("origin", {})
     parameters = origin.get("parameters", {})
-    return {"initialisation": parameters.get("pretext", "pretrained"), "run": origin.get("mlflow_run", "")}
+    start = parameters.get("pretext") or parameters.get("initialisation", "pretrained")
+    return {"initialisation": start, "run": origin.get("mlflow_run", "")}
 
 
 @exits_on_input_error
-def load_network(network: nn.Module, checkpoint: str) -> nn.Module:
+def load_network(network: nn.Module, checkpoint: str, preparation: Mapping[str, Any] | None = None) -> nn.Module:
     """Load all weights of a trained network.
 
+    Args:
+        network: receives the weights.
+        checkpoint: made by a training.
+        preparation: how the scans are prepared that it will be applied to: ``bvalue``, ``voxel_size`` and ``scheme``, a
+            path or None for the default one.
+
+    Returns:
+        the network.
+
     Raises:
-        SystemExit: the checkpoint does not hold exactly the network's tensors; the sentence says what is wrong.
+        SystemExit: the checkpoint does not hold exactly the network's tensors, or says that it was trained on scans
+            that were prepared in another way; the sentence says what is wrong.
     """
-    transfer_weights(network, read_checkpoint(checkpoint)["network"], str(checkpoint))
+    content = read_checkpoint(checkpoint)
+    trained_on = content.get("origin", {}).get("preparation")
+    if preparation is not None and trained_on:
+        for name in ("bvalue", "voxel_size"):
+            if float(trained_on[name]) != float(preparation[name]):
+                raise InputError(
+                    f"{checkpoint}: found a network trained at {name} {trained_on[name]:g}, "
+                    f"expected {preparation[name]:g}; give --{name} {trained_on[name]:g}."
+                )
+        found = np.array(trained_on["scheme"])
+        expected = load_scheme(preparation["scheme"] or DEFAULT_SCHEME)
+        if found.shape != expected.shape or not np.allclose(found, expected, atol=SCHEME_TOLERANCE):
+            raise InputError(
+                f"{checkpoint}: found a network trained on another scheme of {len(found)} directions, "
+                "expected the one given; give --scheme scheme.bvec of its cohort."
+            )
+    transfer_weights(network, content["network"], str(checkpoint))
     return network
 
 
@@ -238,21 +271,32 @@ class TrainingCheckpoint:
     def __init__(
         self, folder: str, objects: Mapping[str, Any], resume: bool = False, map_location: torch.device | None = None
     ) -> None:
-        self.folder = folder
+        self.folder = Path(folder)
         self.objects = objects
         self.resume = resume
         self.map_location = map_location
 
+    @exits_on_input_error
     def attach(self, engine: Engine) -> None:
-        """Attach to a trainer."""
+        """Attach to a trainer.
+
+        Raises:
+            SystemExit: there is nothing to go on with, or the folder holds a training that is not to be gone on with.
+        """
         objects = {**self.objects, "trainer": engine}
-        CheckpointSaver(self.folder, objects, save_interval=1, n_saved=KEPT).attach(engine)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._prune)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save, objects)
         if self.resume:
             latest = latest_checkpoint(self.folder)
             CheckpointLoader(latest, objects, map_location=self.map_location).attach(engine)  # type: ignore[arg-type]
+        elif found := _checkpoints(self.folder):
+            raise InputError(
+                f"{found[-1]}: found the checkpoint of an earlier training, "
+                "expected an --output_dir without one, or resume.json to go on with it."
+            )
 
-    def _prune(self) -> None:
-        # the saver knows what it saved itself, but not what a process before it left
-        for path in _checkpoints(self.folder)[:-KEPT]:
-            path.unlink()
+    def _save(self, engine: Engine, objects: Mapping[str, Any]) -> None:
+        path = self.folder / f"checkpoint_epoch={engine.state.epoch}.pt"
+        with whole_file(path) as partial:
+            torch.save({name: value.state_dict() for name, value in objects.items()}, partial)
+        for old in _checkpoints(self.folder)[:-KEPT]:
+            old.unlink()

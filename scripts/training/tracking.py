@@ -73,6 +73,7 @@ class Tracker(MLFlowHandler):
         output_dir: folder in which the id of the run is kept, to go on with it.
         run_name: by default the experiment's name with the time and four random digits: runs at the same time differ.
         parameters: logged with the run.
+        preparation: how the scans were prepared, kept with the weights; see ``scripts.cohort.datalist``.
         resume: go on with the run whose id stands in ``output_dir``.
     """
 
@@ -85,6 +86,7 @@ class Tracker(MLFlowHandler):
         output_dir: str,
         run_name: str | None = None,
         parameters: Mapping[str, Any] | None = None,
+        preparation: Mapping[str, Any] | None = None,
         resume: bool = False,
     ) -> None:
         unique = f"{experiment_name}_{time.strftime('%Y%m%d_%H%M%S')}_{secrets.token_hex(2)}"
@@ -100,6 +102,7 @@ class Tracker(MLFlowHandler):
         )
         self.run_file = Path(output_dir) / self.RUN_FILE
         self.parameters = {key: str(value) for key, value in (parameters or {}).items()}
+        self.preparation = dict(preparation or {})
         self.config = _config_being_parsed()
         self.resume = resume
         self.trains = False
@@ -144,7 +147,11 @@ class Tracker(MLFlowHandler):
 
     def origin(self) -> dict[str, Any]:
         """Say where weights that are saved now come from."""
-        return {"mlflow_run": self.run_id if self.cur_run else "", "parameters": dict(self.parameters)}
+        return {
+            "mlflow_run": self.run_id if self.cur_run else "",
+            "parameters": dict(self.parameters),
+            "preparation": dict(self.preparation),
+        }
 
     def _start_alone(self, engine: Engine) -> None:
         if not self.trains:

@@ -90,6 +90,23 @@ def test_an_inference_has_all_properties_that_monai_asks_for(name, tiny_scan, tm
     assert workflow.check_properties() == []
 
 
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("pretrain", "train"),
+        ("pretrain", "validate"),
+        ("finetune", "train"),
+        ("finetune", "validate"),
+        ("evaluate", None),
+    ],
+)
+def test_the_tracker_hears_of_an_error_before_the_handler_that_raises_it_again(name, part):
+    config = load(name)
+    handlers = config["validate::handlers"] if part is None else config[part]["handlers"]
+    order = [handler.get("handler", handler["_target_"]) for handler in handlers]
+    assert order.index("@tracker") < order.index("StatsHandler")
+
+
 def test_blocks_that_stand_in_several_files_are_equal():
     configs = {name: load(name) for name in SELF_CONTAINED}
     networks = [{**configs[name]["network_def"], "out_channels": None} for name in SELF_CONTAINED]

@@ -1,6 +1,8 @@
 """Jobs: results in order, failures with their reason; and how an InputError leaves the program."""
 
 import functools
+import os
+import signal
 import time
 
 import pytest
@@ -97,3 +99,16 @@ def test_a_plain_value_error_is_not_taken_for_bad_input():
 
     with pytest.raises(ValueError, match="a bug"):
         broken()
+
+
+def _end_yourself(path, victim):
+    if path == victim:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read_json(path)["index"]
+
+
+def test_a_process_that_the_system_ends_costs_its_own_item_alone(documents):
+    paths = [documents[0], documents[2], documents[4]]
+    outcomes = run_jobs(functools.partial(_end_yourself, victim=paths[1]), paths, 2, "reading")
+    assert [outcome.result for outcome in outcomes] == [0, None, 4]
+    assert "ended by the system" in outcomes[1].failure

@@ -26,9 +26,9 @@ def options(demo, tmp_path):
     }
 
 
-def tracked(folder):
+def tracked(folder, name="pretrain"):
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    (experiment,) = [e for e in client.search_experiments() if e.name == "pretrain"]
+    (experiment,) = [e for e in client.search_experiments() if e.name == name]
     return client, client.search_runs([experiment.experiment_id])
 
 
@@ -48,8 +48,14 @@ def test_a_training_that_was_interrupted_goes_on_from_its_last_epoch(bundle, bun
     saved = max(int(path.stem.split("=")[1]) for path in tmp_path.glob("checkpoint_epoch=*.pt"))
     assert saved < 3
 
+    refused = bundle("training", ["pretrain"], check=False, **options)
+    assert refused.returncode != 0
+    assert "expected an --output_dir without one, or resume.json" in refused.stdout.strip().splitlines()[-1]
+
     output = bundle("training", ["pretrain", "resume"], **options).stdout
-    assert f"Engine run resuming from iteration {saved * 7}, epoch {saved} until 3 epochs" in output.replace("\r", "\n")
+    assert f"checkpoint_epoch={saved}.pt" in output
+    assert f"Epoch[{saved}] Metrics" not in output
+    assert f"Epoch[{saved + 1}] Metrics" in output
     client, (run,) = tracked(tmp_path)
     assert run.info.status == "FINISHED"
     assert [point.step for point in client.get_metric_history(run.info.run_id, "train_loss")] == [1, 2, 3]
@@ -57,12 +63,17 @@ def test_a_training_that_was_interrupted_goes_on_from_its_last_epoch(bundle, bun
     assert last["trainer"]["iteration"] == 21
 
 
-def test_monais_own_tracking_option_goes_into_the_same_run(bundle, options, tmp_path):
-    bundle("training", ["pretrain"], max_epochs=1, tracking="mlflow", run_name="mine", **options)
-    _, runs = tracked(tmp_path)
+@pytest.mark.parametrize(
+    ("configs", "cohort", "metric"),
+    [(["pretrain"], "auxiliary", "val_loss"), (["finetune", "segmentation"], "clinical", "val_macro_f1")],
+)
+def test_monais_own_tracking_option_goes_into_the_same_run(configs, cohort, metric, demo, bundle, options, tmp_path):
+    options["dataset_dir"] = demo[0] / cohort / "prepared"
+    bundle("training", configs, max_epochs=1, tracking="mlflow", run_name="mine", **options)
+    _, runs = tracked(tmp_path, configs[0])
     assert [run.info.run_name for run in runs] == ["mine"]
-    assert "val_loss" in runs[0].data.metrics
-    assert runs[0].data.params["pretext"] == "artifact_removal"
+    assert {metric, "train_loss"} <= set(runs[0].data.metrics)
+    assert len(runs[0].data.params["cohort"]) == 64
 
 
 @pytest.mark.parametrize(
@@ -71,7 +82,7 @@ def test_monais_own_tracking_option_goes_into_the_same_run(bundle, options, tmp_
         ({"dataset_dir": "nowhere"}, ["pretrain"], "error: nowhere: found no datalist.json"),
         ({"pretrained": "README.md"}, ["finetune"], "error: README.md: found no checkpoint"),
         ({}, ["pretrain", "resume"], "found no checkpoint_epoch=<n>.pt, expected the output of a training"),
-        ({}, ["finetune"], "found no tissue for 100"),
+        ({}, ["finetune"], "found no scan in training with image and mask and tissue"),
     ],
 )
 def test_a_wrong_input_gets_one_sentence(wrong, configs, sentence, bundle, options, tmp_path):

@@ -153,16 +153,28 @@ def test_entries_have_absolute_paths_of_the_asked_images(cohort):
     assert entries[0] == {"scan": "sub-01_ses-1", "mask": str(cohort / "sub-01_ses-1_mask.nii.gz")}
 
 
-def test_the_checksum_is_that_of_the_scans_not_of_their_order_or_split(cohort, tmp_path_factory):
+def test_the_checksum_follows_scans_splits_preparation_and_labels_but_not_the_order(cohort):
+    def checksum(entries, splits):
+        write_datalist(cohort, entries, splits)
+        return read_datalist(cohort)["checksum"]
+
     datalist = read_datalist(cohort)
     entries = [entry for split in SPLITS for entry in datalist[split]]
-    other = tmp_path_factory.mktemp("other")
-    write_datalist(other, entries[::-1], {f"sub-0{index}": "training" for index in (1, 2, 3)})
-    assert read_datalist(other)["checksum"] == datalist["checksum"]
-    write_datalist(
-        other, [{**entries[0], "checksum": "new"}, *entries[1:]], dict.fromkeys(["sub-01", "sub-02", "sub-03"], "test")
-    )
-    assert read_datalist(other)["checksum"] != datalist["checksum"]
+    splits = {entry["participant"]: split for split in SPLITS for entry in datalist[split]}
+    (cohort / "tissue.nii.gz").write_bytes(b"labels")
+    labelled = [{**entries[0], "tissue": "tissue.nii.gz"}, *entries[1:]]
+    known = [
+        checksum(entries, splits),
+        checksum([{**entries[0], "checksum": "new"}, *entries[1:]], splits),
+        checksum(entries, {**splits, "sub-03": "test"}),
+        checksum(labelled, splits),
+    ]
+    assert known[0] == datalist["checksum"] == checksum(entries[::-1], splits)
+    (cohort / "tissue.nii.gz").write_bytes(b"others")
+    known.append(checksum(labelled, splits))
+    (cohort / "dataset_description.json").write_text('{"Preparation": {"voxel_size": 3}}')
+    known.append(checksum(entries, splits))
+    assert len(set(known)) == len(known)
 
 
 def test_a_list_that_was_edited_into_an_overlap_is_refused(cohort):
@@ -182,9 +194,18 @@ def test_a_cohort_that_cannot_be_used_ends_the_program_with_a_sentence(cohort, t
         load_entries(str(cohort / "missing"), "training")
     with pytest.raises(SystemExit, match=r"error: .*found no scan in test"):
         load_entries(str(cohort), "test")
-    with pytest.raises(SystemExit, match=r"error: .*found no tissue for sub-01_ses-1.*scripts label"):
+    with pytest.raises(SystemExit, match=r"error: .*found no scan in training with image and tissue.*scripts label"):
         load_entries(str(cohort), "training", ["image", "tissue"])
     (cohort / "sub-02.nii.gz").unlink()
     with pytest.raises(SystemExit, match=r"error: .*sub-02\.nii\.gz: no such file"):
         load_entries(str(cohort), "validation")
     assert len(load_entries(str(cohort), "training")) == 3
+
+
+def test_scans_without_labels_are_left_out_with_a_warning(cohort, caplog):
+    datalist = json.loads((cohort / DATALIST).read_text())
+    datalist["training"][2]["tissue"] = "sub-03.nii.gz"
+    (cohort / DATALIST).write_text(json.dumps(datalist))
+    (found,) = load_entries(str(cohort), "training", ["tissue"])
+    assert found["scan"] == "sub-03"
+    assert "sub-01_ses-1: left out of training, it has no tissue" in caplog.text

@@ -47,7 +47,7 @@ def test_runs_and_sessions_are_scans_of_their_own(bids):
         stem = str(scan.dwi).removesuffix(".nii.gz")
         assert (str(scan.bval), str(scan.bvec)) == (f"{stem}.bval", f"{stem}.bvec")
         assert scan.brain_mask is None
-        assert scan.phase_encoding is None
+        assert scan.phase_encoding == {}
         assert str(scan) == scan.name
 
 
@@ -70,15 +70,18 @@ def test_gradients_and_phase_encoding_are_inherited_from_the_root(bids):
     _touch(bids / "dwi.json", json.dumps({"PhaseEncodingDirection": "j-"}))
     first, second = find_scans("bids", bids)
     assert [first.bval, first.bvec] == shared
-    assert first.phase_encoding == "j-"
+    assert first.phase_encoding == {"PhaseEncodingDirection": "j-"}
     assert (second.bval.name, second.bvec.name) == ("sub-02_dwi.bval", "sub-02_dwi.bvec")
-    assert second.phase_encoding == "i"
+    assert second.phase_encoding == {"PhaseEncodingDirection": "i"}
 
 
 def test_phase_encoding_falls_back_to_the_axis(bids):
     _scan(bids, "sub-01", PhaseEncodingDirection="j-", PhaseEncodingAxis="j")
     _scan(bids, "sub-02", PhaseEncodingAxis="i")
-    assert [scan.phase_encoding for scan in find_scans("bids", bids)] == ["j-", "i"]
+    assert [scan.phase_encoding for scan in find_scans("bids", bids)] == [
+        {"PhaseEncodingDirection": "j-"},
+        {"PhaseEncodingAxis": "i"},
+    ]
 
 
 def test_missing_gradients_are_named_beside_the_scan(bids):
@@ -162,3 +165,17 @@ def test_errors_say_what_was_expected(bids, heads, tmp_path):
         culprit = arguments[0] if arguments[0] == "dicom" else arguments[-1]
         assert str(culprit) in str(raised.value)
     shutil.rmtree(empty)
+
+
+def test_phase_images_are_no_scans(bids):
+    _scan(bids, "sub-01_part-mag")
+    _scan(bids, "sub-01_part-phase")
+    assert [scan.name for scan in find_scans("bids", bids)] == ["sub-01_part-mag"]
+
+
+def test_the_description_of_an_earlier_processing_is_not_part_of_the_name(bids):
+    _scan(bids, "sub-01_desc-preproc")
+    assert [scan.name for scan in find_scans("bids", bids)] == ["sub-01"]
+    _scan(bids, "sub-01")
+    with pytest.raises(InputError, match="two versions of one scan"):
+        find_scans("bids", bids)

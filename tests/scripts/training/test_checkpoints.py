@@ -4,6 +4,7 @@ import logging
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
@@ -11,6 +12,7 @@ from monai.bundle import ConfigParser
 
 from scripts.training.checkpoints import (
     BestModel,
+    TrainingCheckpoint,
     describe_origin,
     initialise,
     latest_checkpoint,
@@ -19,6 +21,7 @@ from scripts.training.checkpoints import (
     transfer_weights,
 )
 from transforms.errors import InputError
+from transforms.qspace import default_scheme
 
 CONFIGS = Path(__file__).parents[3] / "bundle" / "configs"
 
@@ -253,3 +256,26 @@ def test_the_latest_checkpoint_is_that_of_the_highest_epoch(tmp_path):
     assert latest_checkpoint(tmp_path) == str(tmp_path / "checkpoint_epoch=10.pt")
     with pytest.raises(SystemExit, match=r"error: .*found no checkpoint_epoch=<n>\.pt"):
         latest_checkpoint(str(tmp_path / "missing"))
+
+
+def test_a_folder_with_an_earlier_training_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "checkpoint_epoch=6.pt").write_bytes(b"earlier")
+    handler = TrainingCheckpoint(str(tmp_path), {})
+    with pytest.raises(SystemExit, match=r"checkpoint_epoch=6\.pt: found the checkpoint of an earlier training"):
+        handler.attach(Engine(lambda *_: None))
+    assert (tmp_path / "checkpoint_epoch=6.pt").read_bytes() == b"earlier"
+
+
+def test_a_network_is_not_applied_to_scans_prepared_in_another_way(pretrained, tmp_path):
+    path = tmp_path / "model.pt"
+    origin = {"preparation": {"bvalue": 1000.0, "voxel_size": 2.4, "scheme": default_scheme().tolist()}}
+    torch.save({"network": pretrained.state_dict(), "origin": origin}, path)
+    same = {"bvalue": 1000, "voxel_size": 2.4, "scheme": None}
+    load_network(pretrained, str(path), same)
+    with pytest.raises(SystemExit, match=r"trained at voxel_size 2\.4, expected 3; give --voxel_size 2\.4"):
+        load_network(pretrained, str(path), {**same, "voxel_size": 3})
+    with pytest.raises(SystemExit, match="trained at bvalue 1000, expected 2000"):
+        load_network(pretrained, str(path), {**same, "bvalue": 2000})
+    np.savetxt(tmp_path / "scheme.bvec", np.roll(default_scheme(), 1, axis=1).T)
+    with pytest.raises(SystemExit, match="another scheme of 64 directions"):
+        load_network(pretrained, str(path), {**same, "scheme": str(tmp_path / "scheme.bvec")})

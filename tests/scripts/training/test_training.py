@@ -143,6 +143,9 @@ def cohort(tmp_path_factory):
             }
         )
     write_json(folder / "datalist.json", {**datalist, "checksum": "abc"})
+    write_json(folder / "dataset_description.json", {"Preparation": {"bvalue": 1000.0, "voxel_size": 2.4}})
+    axes = np.array([[1, 1, 0], [1, -1, 0], [1, 0, 1], [1, 0, -1], [0, 1, 1], [0, 1, -1]]) / np.sqrt(2)
+    np.savetxt(folder / "scheme.bvec", axes.T)
     return folder
 
 
@@ -189,7 +192,7 @@ def trainings(cohort, tmp_path_factory, mlflow_store):
             if engine.state.epoch == 3:
                 raise KeyboardInterrupt
 
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit, match=r"resume\.json"):
             broken.get_parsed_content("training")
         torch.rand(1000)
         resumed = parse("broken", resume=True)
