@@ -1,5 +1,6 @@
 """Trainings that are cut off or tracked twice, and inputs that are wrong, from the shell."""
 
+import functools
 import json
 import signal
 import subprocess
@@ -33,34 +34,35 @@ def tracked(folder, name="pretrain"):
 
 
 def test_a_training_that_was_interrupted_goes_on_from_its_last_epoch(bundle, bundle_words, options, tmp_path):
-    options["max_epochs"] = 3
-    with subprocess.Popen(
-        [sys.executable, "-W", "ignore", *bundle_words("training", ["pretrain"], **options)], cwd=ROOT
-    ) as process:
+    # a shell that runs the tests in the background has its children ignore the signal
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    words = bundle_words("training", ["pretrain"], max_epochs=100, **options)
+    with subprocess.Popen([sys.executable, "-W", "ignore", *words], cwd=ROOT, preexec_fn=listen) as process:  # noqa: PLW1509
         deadline = time.monotonic() + PATIENCE
         while not (tmp_path / "checkpoint_epoch=1.pt").is_file() and time.monotonic() < deadline:
             assert process.poll() is None
-            time.sleep(0.2)
+            time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) != 0
     _, (run,) = tracked(tmp_path)
     assert run.info.status == "KILLED"
     saved = max(int(path.stem.split("=")[1]) for path in tmp_path.glob("checkpoint_epoch=*.pt"))
-    assert saved < 3
+    assert saved < 50
 
-    refused = bundle("training", ["pretrain"], check=False, **options)
+    refused = bundle("training", ["pretrain"], check=False, max_epochs=100, **options)
     assert refused.returncode != 0
     assert "expected an --output_dir without one, or resume.json" in refused.stdout.strip().splitlines()[-1]
 
-    output = bundle("training", ["pretrain", "resume"], **options).stdout
-    assert f"checkpoint_epoch={saved}.pt" in output
+    output = bundle("training", ["pretrain", "resume"], max_epochs=saved + 1, **options).stdout
     assert f"Epoch[{saved}] Metrics" not in output
     assert f"Epoch[{saved + 1}] Metrics" in output
     client, (run,) = tracked(tmp_path)
     assert run.info.status == "FINISHED"
-    assert [point.step for point in client.get_metric_history(run.info.run_id, "train_loss")] == [1, 2, 3]
-    last = torch.load(tmp_path / "checkpoint_epoch=3.pt", weights_only=True)
-    assert last["trainer"]["iteration"] == 21
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "train_loss")]
+    assert sorted(set(steps)) == list(range(1, saved + 2))
+    last = torch.load(tmp_path / f"checkpoint_epoch={saved + 1}.pt", weights_only=True)
+    first = torch.load(tmp_path / f"checkpoint_epoch={saved}.pt", weights_only=True)
+    assert last["trainer"]["iteration"] == first["trainer"]["iteration"] / saved * (saved + 1)
 
 
 @pytest.mark.parametrize(
@@ -80,12 +82,14 @@ def test_monais_own_tracking_option_goes_into_the_same_run(configs, cohort, metr
     ("wrong", "configs", "sentence"),
     [
         ({"dataset_dir": "nowhere"}, ["pretrain"], "error: nowhere: found no datalist.json"),
-        ({"pretrained": "README.md"}, ["finetune"], "error: README.md: found no checkpoint"),
+        ({"pretrained": "README.md", "dataset_dir": "clinical"}, ["finetune"], "error: README.md: found no checkpoint"),
         ({}, ["pretrain", "resume"], "found no checkpoint_epoch=<n>.pt, expected the output of a training"),
         ({}, ["finetune"], "found no scan in training with image and mask and tissue"),
     ],
 )
-def test_a_wrong_input_gets_one_sentence(wrong, configs, sentence, bundle, options, tmp_path):
+def test_a_wrong_input_gets_one_sentence(wrong, configs, sentence, demo, bundle, options, tmp_path):
+    if wrong.get("dataset_dir") == "clinical":
+        wrong = {**wrong, "dataset_dir": demo[0] / "clinical" / "prepared"}
     done = bundle("training", configs, check=False, max_epochs=1, **{**options, **wrong})
     assert done.returncode != 0
     assert "Traceback" not in done.stdout

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -19,7 +19,7 @@ from transforms.errors import InputError
 
 
 @dataclass(frozen=True)
-class ArtifactParams:
+class ArtifactParams(ABC):
     """One drawn artifact. Fields are plain numbers and lists: ``json.dumps(dataclasses.asdict(params))`` works."""
 
     @classmethod
@@ -34,9 +34,9 @@ class ArtifactParams:
         return cls(**values)
 
     @property
+    @abstractmethod
     def is_identity(self) -> bool:
         """Whether the artifact has severity 0, so that applying it returns the image as it is."""
-        raise NotImplementedError
 
 
 P = TypeVar("P", bound=ArtifactParams)
