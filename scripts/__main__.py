@@ -38,6 +38,7 @@ class Size(StrEnum):
 
     small = "small"
     standard = "standard"
+    full = "full"
 
 
 Jobs = Annotated[int, typer.Option(min=1, help="Processes on this machine.")]
@@ -50,13 +51,16 @@ def phantom(
     out: Annotated[Path, typer.Option(help="Folder to write the raw cohort to.")],
     subjects: Annotated[int, typer.Option(min=1, help="Number of subjects.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same cohort.")] = 0,
-    size: Annotated[Size, typer.Option(help="'small' is a brain at half scale.")] = Size.small,
+    size: Annotated[
+        Size, typer.Option(help="'small' is a brain at half scale; 'full' has all of the HCP's 288 volumes.")
+    ] = Size.small,
+    snr: Annotated[float, typer.Option(help="Signal-to-noise ratio of white matter at b = 0.")] = 30.0,
     jobs: Jobs = 1,
 ) -> None:
     """Write a cohort of simulated raw scans with known truth: HCP layout (auxiliary) or BIDS (clinical)."""
     from scripts.cohort.phantom import write_phantom
 
-    write_phantom(kind.value, subjects, seed, out, size.value, jobs)
+    write_phantom(kind.value, subjects, seed, out, size.value, jobs, snr)
     typer.echo(f"{out}: {subjects} subjects, {kind.value}")
 
 

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from threadpoolctl import threadpool_limits
 
 from scripts.errors import reason
 
@@ -38,6 +39,8 @@ def _start_worker(threads: int) -> None:
     # Ctrl-C reaches every process of a terminal; the first one says what there is to say
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
+    # NumPy's matrix products would use all cores in each process, and wait for each other
+    threadpool_limits(threads)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
 
 

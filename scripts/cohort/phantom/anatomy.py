@@ -1,9 +1,10 @@
-"""Anatomy of a phantom subject: tissue fractions of the MNI152 template in a head of its own shape and position."""
+"""Anatomy of a phantom subject: tissue of the MNI152 template in a head of its own shape, position and ventricles."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 from nilearn.datasets import load_mni152_brain_mask, load_mni152_gm_template, load_mni152_wm_template
@@ -13,8 +14,8 @@ from scipy.spatial.transform import Rotation
 TEMPLATE_CENTRE = np.array([0.0, -17.0, 5.0])
 """Middle of the box around the MNI152 brain, in MNI mm."""
 
-FIELD_OF_VIEW = np.array([180.0, 216.0, 180.0])
-"""Sides in mm of the scanned box of a life-size head, about those of the HCP's scans."""
+TEMPLATE_SIDES = np.array([180.0, 216.0, 180.0])
+"""Sides in mm of a box with room around that brain, in which a bend is checked for folds."""
 
 MAX_SCALE = 0.05
 """Largest relative deviation of a head's size from the template."""
@@ -31,19 +32,39 @@ WAVELENGTHS = (80.0, 200.0)
 WAVE_STEEPNESS = 0.009
 """Amplitude of a wave as a share of its wavelength: displacements of 5 mm in the mean."""
 
-MIN_DETERMINANT = 0.3
+VENTRICLES = np.array([(x, y, z) for x, y, z in ((12, 14, 10), (16, -14, 20), (24, -40, 12)) for x in (-x, x)])
+"""Middles in MNI mm of the frontal horns, bodies and atria of the lateral ventricles."""
+
+VENTRICLE_WIDTH = 13.0
+"""Standard deviation in mm of the region that grows or shrinks about each of them."""
+
+VENTRICLE_PULLS = (-0.35, 0.15)
+"""Range of the relative pull towards those middles when the template is looked up: a pull of -0.35 makes what is there
+larger by 1 / (1 - 0.35) along each axis."""
+
+MIN_DETERMINANT = 0.2
 """Smallest local change of volume that a bend may cause; 0 would be a fold."""
 
+SHARPENING = 2.0
+"""Power of the template's tissue fractions before they are scaled to the sum 1. The template is a mean of 152 brains,
+whose cortex is a blur; squared, a voxel belongs to one tissue more often, as it does in one brain."""
+
 ANTIALIASING = 0.35
-"""Standard deviation of the low-pass filter before sampling, in voxels (a box as wide as a voxel has 0.29)."""
+"""Standard deviation of the low-pass filter before sampling, in steps (a box as wide as a step has 0.29)."""
+
+COARSE = 5.0
+"""Distance in template mm at which a grid is first searched for the brain."""
 
 MIN_WHITE_MATTER = 0.05
-"""Below this fraction a voxel counts as without white matter, so that every fibre of the truth shows in the scan."""
+"""Below this fraction a place counts as without white matter, so that every fibre of the truth shows in the scan."""
 
 
 @dataclass(frozen=True)
 class Warp:
-    """Smooth map from scanner space to the template, ``m = y + sum_k a_k sin(k.y + phase_k)`` with ``y = linear x``.
+    """Smooth map from scanner space to the template.
+
+    A point ``x`` is scaled and turned, ``y = linear x``; bent, ``z = y + sum_k a_k sin(k.y + phase_k)``; and pulled to
+    or from the ventricles, ``m = z + sum_v p (z - c_v) exp(-|z - c_v|^2 / 2 w^2)``.
 
     Attributes:
         linear: scanner mm to template mm, rotation and scale, shape ``(3, 3)``.
@@ -51,6 +72,7 @@ class Warp:
         waves: wave vectors in 1/mm, shape ``(K, 3)``.
         phases: phases in radians, shape ``(K,)``.
         amplitudes: displacements in template mm, shape ``(K, 3)``.
+        pull: relative pull ``p`` towards the middles of the ventricles; below 0, they are larger than the template's.
     """
 
     linear: np.ndarray
@@ -58,21 +80,35 @@ class Warp:
     waves: np.ndarray
     phases: np.ndarray
     amplitudes: np.ndarray
+    pull: float
 
     def to_template(self, points: np.ndarray) -> np.ndarray:
         """Template position in MNI mm of ``points`` in scanner mm, both ``(N, 3)``."""
         y = points @ self.linear.T
-        return y + np.sin(y @ self.waves.T + self.phases) @ self.amplitudes
+        z = y + np.sin(y @ self.waves.T + self.phases) @ self.amplitudes
+        return z + sum(self._weight(z - centre) * (z - centre) for centre in VENTRICLES)
 
     def jacobian(self, points: np.ndarray) -> np.ndarray:
         """Derivative of the template position by the scanner position at ``points`` ``(N, 3)``, shape ``(N, 3, 3)``."""
-        slopes = np.cos(points @ self.linear.T @ self.waves.T + self.phases)
-        bend = np.einsum("nk,ki,kj->nij", slopes, self.amplitudes, self.waves, optimize=True)
-        return (bend + np.eye(3)) @ self.linear
+        y = points @ self.linear.T
+        angles = y @ self.waves.T + self.phases
+        bend = np.eye(3) + np.einsum("nk,ki,kj->nij", np.cos(angles), self.amplitudes, self.waves, optimize=True)
+        z = y + np.sin(angles) @ self.amplitudes
+        pull = np.tile(np.eye(3), (len(points), 1, 1))
+        for centre in VENTRICLES:
+            offset = z - centre
+            outer = offset[:, :, None] * offset[:, None, :] / VENTRICLE_WIDTH**2
+            pull += self._weight(offset)[..., None] * (np.eye(3) - outer)
+        return pull @ bend @ self.linear
+
+    def _weight(self, offset: np.ndarray) -> np.ndarray:
+        """Pull ``(N, 1)`` at an ``offset`` ``(N, 3)`` from the middle of a ventricle."""
+        square = np.sum(offset**2, axis=1, keepdims=True)
+        return np.asarray(self.pull * np.exp(-0.5 * square / VENTRICLE_WIDTH**2))
 
 
 def sample_warp(generator: np.random.Generator, size: float) -> Warp:
-    """Draw a head: scale within ``MAX_SCALE``, rotation within ``MAX_ROTATION``, and a bend that folds nothing.
+    """Draw a head: its scale, rotation, bend and ventricles, such that nothing is folded.
 
     Args:
         generator: source of the random numbers.
@@ -82,84 +118,128 @@ def sample_warp(generator: np.random.Generator, size: float) -> Warp:
         map from the scanner to the template.
     """
     scale = size * generator.uniform(1 - MAX_SCALE, 1 + MAX_SCALE)
-    angles = generator.uniform(-MAX_ROTATION, MAX_ROTATION, 3)
-    rotation = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
+    rotation = random_rotation(generator, MAX_ROTATION)
     lengths = generator.uniform(*WAVELENGTHS, N_WAVES)
     axes = generator.standard_normal((N_WAVES, 3))
     waves = 2 * np.pi / lengths[:, None] * axes / np.linalg.norm(axes, axis=1, keepdims=True)
     phases = generator.uniform(0, 2 * np.pi, N_WAVES)
     amplitudes = WAVE_STEEPNESS * lengths[:, None] * generator.standard_normal((N_WAVES, 3))
+    pull = generator.uniform(*VENTRICLE_PULLS)
 
-    steps = [np.arange(-side / 2, side / 2 + 1, 8.0) for side in FIELD_OF_VIEW]
+    steps = [np.arange(-side / 2, side / 2 + 1, 6.0) for side in TEMPLATE_SIDES]
     life_size = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 3) + TEMPLATE_CENTRE
     while True:
-        bend = Warp(np.eye(3), rotation, waves, phases, amplitudes)
+        bend = Warp(np.eye(3), rotation, waves, phases, amplitudes, pull)
         if np.linalg.det(bend.jacobian(life_size)).min() > MIN_DETERMINANT:
-            return Warp(rotation.T / scale, rotation, waves, phases, amplitudes)
+            return Warp(rotation.T / scale, rotation, waves, phases, amplitudes, pull)
         amplitudes = 0.8 * amplitudes
 
 
-def scan_grid(
-    generator: np.random.Generator, size: float, voxel_size: float, max_tilt: float
-) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Voxel grid of a scan, stored left-anterior-superior (x runs to the left), as scanners' converters write it.
-
-    Args:
-        generator: source of the tilt of the slices.
-        size: size of the head relative to life.
-        voxel_size: side of a voxel in mm.
-        max_tilt: largest tilt of the grid in degrees about each axis, 0 for a grid along the scanner's axes.
-
-    Returns:
-        shape, and voxel-to-world affine ``(4, 4)`` in world RAS mm.
-    """
-    shape = tuple(int(2 * np.ceil(side * size / voxel_size / 2)) for side in FIELD_OF_VIEW)
-    tilt = Rotation.from_euler("xyz", generator.uniform(-max_tilt, max_tilt, 3), degrees=True).as_matrix()
-    affine = np.eye(4)
-    affine[:3, :3] = tilt @ np.diag([-voxel_size, voxel_size, voxel_size])
-    affine[:3, 3] = size * TEMPLATE_CENTRE - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-    return (shape[0], shape[1], shape[2]), affine
+def random_rotation(generator: np.random.Generator, limit: float) -> np.ndarray:
+    """Rotation matrix ``(3, 3)`` by up to ``limit`` degrees about each axis."""
+    matrix: np.ndarray = Rotation.from_euler("xyz", generator.uniform(-limit, limit, 3), degrees=True).as_matrix()
+    return matrix
 
 
 def world_points(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """World RAS positions in mm of voxel indices, both ``(N, 3)``."""
-    return voxels @ affine[:3, :3].T + affine[:3, 3]
+    return np.asarray(voxels @ affine[:3, :3].T + affine[:3, 3])
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _template_maps(blur: float) -> tuple[np.ndarray, np.ndarray]:
-    """Gray matter, white matter and brain of the template ``(3, X, Y, Z)``, blurred by ``blur`` mm; world to voxel."""
-    images = [load(resolution=1) for load in (load_mni152_gm_template, load_mni152_wm_template, load_mni152_brain_mask)]
-    maps = [ndimage.gaussian_filter(image.get_fdata(dtype=np.float32), blur, truncate=3) for image in images]
-    return np.stack(maps), np.linalg.inv(images[0].affine)
-
-
-def tissue_fractions(warp: Warp, shape: tuple[int, int, int], affine: np.ndarray, size: float) -> np.ndarray:
-    """Sample the template's tissue maps in a subject.
+    """Fractions of GM, WM and CSF of the template ``(3, X, Y, Z)``, blurred by ``blur`` mm; world to voxel.
 
     The maps of gray and white matter are those in nilearn (ICBM 2009a nonlinear symmetric, Fonov et al., NeuroImage
-    54:313-327, 2011); CSF is what they leave of the brain.
+    54:313-327, 2011), its brain is where their T1 image is; CSF is what they leave of the brain.
+    """
+    images = [load(resolution=1) for load in (load_mni152_gm_template, load_mni152_wm_template, load_mni152_brain_mask)]
+    gray, white, brain = (image.get_fdata(dtype=np.float32) for image in images)
+    maps = np.stack([gray, white, np.maximum(1 - gray - white, 0)]) ** SHARPENING
+    maps *= (brain > 0.5) / maps.sum(axis=0)
+    return np.stack([ndimage.gaussian_filter(part, blur, truncate=3) for part in maps]), np.linalg.inv(images[0].affine)
+
+
+def tissue_at(template_points: np.ndarray, step: float) -> np.ndarray:
+    """Look up the template.
+
+    Args:
+        template_points: positions in MNI mm, shape ``(N, 3)``.
+        step: distance in template mm at which it is sampled; finer detail is filtered out.
+
+    Returns:
+        fractions of gray matter, white matter and CSF, float32, shape ``(3, N)``; their sum is 1 in the brain, 0
+        outside and between the two at its surface.
+    """
+    maps, to_voxel = _template_maps(round(ANTIALIASING * step, 3))
+    where = world_points(template_points, to_voxel).T
+    gray, white, csf = (ndimage.map_coordinates(part, where, order=1) for part in maps)
+    none = white < MIN_WHITE_MATTER
+    return np.stack([gray + np.where(none, white, 0), np.where(none, 0, white), csf])
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """What a grid of voxels holds, found at ``P`` places within each voxel.
+
+    Attributes:
+        fractions: of gray matter, white matter and CSF, means over the places, float32, shape ``(3, X, Y, Z)``. Their
+            sum is the part of the voxel that is in the brain.
+        voxels: indices of the ``N`` voxels with white matter in the flattened grid, shape ``(N,)``.
+        white: fraction of white matter at the places in these voxels, float32, shape ``(N, P)``.
+    """
+
+    fractions: np.ndarray
+    voxels: np.ndarray
+    white: np.ndarray
+
+
+def places(shape: tuple[int, int, int], per_axis: int, voxels: np.ndarray) -> np.ndarray:
+    """Voxel coordinates of ``per_axis**3`` places, evenly spread within each voxel.
+
+    Args:
+        shape: of the grid.
+        per_axis: places along each axis.
+        voxels: indices in the flattened grid, shape ``(N,)``.
+
+    Returns:
+        shape ``(N, per_axis**3, 3)``.
+    """
+    steps = (np.arange(per_axis) + 0.5) / per_axis - 0.5
+    offsets = np.array(list(product(steps, repeat=3)))
+    return np.stack(np.unravel_index(voxels, shape), axis=-1)[:, None] + offsets
+
+
+def sample_tissue(warp: Warp, shape: tuple[int, int, int], affine: np.ndarray, per_axis: int, step: float) -> Tissue:
+    """Sample the template's tissue in a subject, at several places in each voxel, so that partial volume is real.
 
     Args:
         warp: map from the scanner to the template.
-        shape: of the scan.
-        affine: voxel-to-world matrix of the scan.
-        size: size of the head relative to life.
-
-    Returns:
-        fractions of gray matter, white matter and CSF, float32, shape ``(3, X, Y, Z)``; they sum to 1 in the brain and
-        to 0 outside.
+        shape: of the grid.
+        affine: voxel-to-world matrix of the grid.
+        per_axis: places along each axis of a voxel.
+        step: distance of the places in template mm.
     """
-    blur = ANTIALIASING * float(np.linalg.norm(affine[:3, 0])) / size
-    maps, to_voxel = _template_maps(round(blur, 3))
-    tissue = np.zeros((3, *shape), dtype=np.float32)
-    columns = np.stack(np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), indexing="ij"), axis=-1).reshape(-1, 2)
-    for k in range(shape[2]):
-        voxels = np.column_stack([columns, np.full(len(columns), k)])
-        template = world_points(warp.to_template(world_points(voxels, affine)), to_voxel).T
-        gray, white, brain = (ndimage.map_coordinates(m, template, order=1).reshape(shape[:2]) for m in maps)
-        white = np.where(white < MIN_WHITE_MATTER, 0, white)
-        fractions = np.stack([gray, white, np.maximum(brain - gray - white, 0)])
-        total = fractions.sum(axis=0)
-        tissue[..., k] = np.where(brain > 0.5, fractions / np.where(total > 0, total, 1), 0)
-    return tissue
+
+    def look_up(part: np.ndarray, per_axis: int) -> np.ndarray:
+        points = places(shape, per_axis, part).reshape(-1, 3)
+        return tissue_at(warp.to_template(world_points(points, affine)), step).reshape(3, len(part), -1)
+
+    # where a coarse look finds no brain nearby, there is none
+    everywhere = np.arange(np.prod(shape))
+    stride = max(1, round(COARSE / step / per_axis))
+    coarse = everywhere.reshape(shape)[::stride, ::stride, ::stride]
+    found = look_up(coarse.ravel(), 1).any(axis=(0, 2)).reshape(coarse.shape)
+    near = ndimage.binary_dilation(found, np.ones((3, 3, 3)))
+    for axis, length in enumerate(shape):
+        near = near.repeat(stride, axis).take(range(length), axis)
+    parts = np.array_split(np.flatnonzero(near), shape[0])
+    fractions = np.zeros((3, len(everywhere)), dtype=np.float32)
+    voxels, white = [], []
+    for part in parts:
+        tissue = look_up(part, per_axis)
+        fractions[:, part] = tissue.mean(axis=2)
+        with_white = tissue[1].any(axis=1)
+        voxels.append(part[with_white])
+        white.append(tissue[1, with_white])
+    return Tissue(fractions.reshape(3, *shape), np.concatenate(voxels), np.concatenate(white))

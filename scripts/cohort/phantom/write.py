@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from scripts.cohort.phantom import signal
-from scripts.cohort.phantom.subject import KINDS, SIZES, TIMES, Case, Subject, simulate
+from scripts.cohort.phantom.acquisition import T1W_ECHO_TIME, T1W_FLIP_ANGLE, T1W_REPETITION_TIME
+from scripts.cohort.phantom.subject import KINDS, SIZES, SNR, Case, Subject, simulate
 from scripts.files import read_json, tissue_table, whole_file, write_json
 from scripts.jobs import run_jobs
 from transforms.errors import InputError
@@ -21,6 +23,12 @@ from transforms.gradients import write_gradients
 
 MASK_MARGIN = 6
 """Voxels around the brain in which an auxiliary scan has data: the HCP's pipeline clears what is further out."""
+
+NOISE_FREE_UNIT = 0.1
+"""Unit of the noise-free signal's stored integers: 1 in 6,000 of white matter at b = 0, 1 in 200 of the usual noise."""
+
+RECORD = "imperfections.json"
+"""End of the name of the file that says how a subject was drawn."""
 
 BIDS_VERSION = "1.10.0"
 
@@ -31,18 +39,28 @@ No person was scanned. What the brains are made of is in derivatives/truth.
 
 
 def _write_image(
-    path: Path, volumes: Iterable[np.ndarray], subject: Subject, dtype: type, count: int = 1, seconds: float = 1.0
+    path: Path,
+    volumes: Iterable[np.ndarray],
+    affine: np.ndarray,
+    dtype: type,
+    count: int = 1,
+    seconds: float = 1.0,
+    unit: float = 1.0,
 ) -> None:
-    """Write volumes ``(X, Y, Z)`` one by one as a NIfTI file, 4D where ``count`` is above 1, never all in memory."""
-    shape, affine = subject.tissue.shape[1:], subject.affine
+    """Write volumes ``(X, Y, Z)`` one by one as a NIfTI file, 4D where ``count`` is above 1, never all in memory.
+
+    Integers are stored in multiples of ``unit``.
+    """
+    volumes = iter(volumes)
+    first = next(volumes)
     header = nib.Nifti1Header()
     header.set_data_dtype(dtype)
-    header.set_data_shape((*shape, count) if count > 1 else shape)
+    header.set_data_shape((*first.shape, count) if count > 1 else first.shape)
     header.set_zooms([*np.linalg.norm(affine[:3, :3], axis=0).tolist(), seconds][: 4 if count > 1 else 3])
     header.set_xyzt_units("mm", "sec")
     header.set_sform(affine, code=1)
     header.set_qform(affine, code=1)
-    header.set_slope_inter(1, 0)
+    header.set_slope_inter(unit, 0)
     header["vox_offset"] = 352
     # no name and no time in the gzip header: equal data make equal files
     with (
@@ -51,93 +69,101 @@ def _write_image(
         gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as file,
     ):
         file.write(header.binaryblock + bytes(4))
-        for volume in volumes:
-            file.write(volume.astype(dtype).tobytes(order="F"))
+        for volume in chain([first], volumes):
+            stored = volume if unit == 1 else np.rint(volume / unit)
+            file.write(stored.astype(dtype).tobytes(order="F"))
 
 
-def _write_gradients(bval: Path, bvec: Path, subject: Subject) -> None:
+def _write_gradients(bval: Path, bvec: Path, gradients: np.ndarray, affine: np.ndarray) -> None:
     with whole_file(bval) as first, whole_file(bvec) as second:
-        write_gradients(first, second, subject.gradients, subject.affine)
+        write_gradients(first, second, gradients, affine)
 
 
-def _scan(subject: Subject, keep: np.ndarray | None) -> Iterator[np.ndarray]:
-    for index, volume in enumerate(subject.noise_free()):
-        stored = signal.add_faults(volume, subject.faults, index, subject.generator)
-        yield stored if keep is None else np.where(keep, stored, 0)
+def _time_axis(subject: Subject) -> tuple[int, float]:
+    """Number of volumes of the diffusion scan, and seconds between them."""
+    return len(subject.gradients), subject.protocol.repetition_time
 
 
 def _write_truth(subject: Subject, folder: Path, prefix: str) -> None:
     """Write the truth on the grid of the scan to files of ``folder`` whose names begin with ``prefix``."""
 
-    def name(rest: str) -> Path:
-        return folder / (prefix + rest)
+    def image(name: str, volumes: Iterable[np.ndarray], dtype: type, count: int = 1) -> None:
+        _write_image(folder / f"{prefix}{name}.nii.gz", volumes, subject.affine, dtype, count)
 
-    image = partial(_write_image, subject=subject)
-    labels = np.where(subject.brain, subject.tissue.argmax(axis=0) + 1, 0)
-    image(name("tissue_dseg.nii.gz"), [labels], dtype=np.uint8)
-    image(name("tissue_probseg.nii.gz"), subject.tissue, dtype=np.float32, count=3)
-    write_json(name("tissue_probseg.json"), {"LabelMap": ["GM", "WM", "CSF"]})
-    image(name("brain_mask.nii.gz"), [subject.brain], dtype=np.uint8)
-    peaks = (subject.in_grid(part) for part in subject.directions.reshape(-1, 9).T)
-    image(name("peaks_dwi.nii.gz"), peaks, dtype=np.float32, count=9)
-    image(name("fractions_dwi.nii.gz"), map(subject.in_grid, subject.fractions.T), dtype=np.float32, count=3)
-    image(name("npeaks_dseg.nii.gz"), [subject.in_grid((subject.fractions > 0).sum(axis=1))], dtype=np.uint8)
+    brain, tissue = subject.brain, subject.tissue
+    image("tissue_dseg", [np.where(brain, tissue.argmax(axis=0) + 1, 0)], np.uint8)
+    image("tissue_probseg", tissue, np.float32, count=3)
+    write_json(folder / f"{prefix}tissue_probseg.json", {"LabelMap": ["GM", "WM", "CSF"]})
+    image("brain_mask", [brain], np.uint8)
+    image("peaks_dwi", subject.peaks.reshape(9, *brain.shape), np.float32, count=9)
+    image("fractions_dwi", subject.fractions, np.float32, count=3)
+    image("npeaks_dseg", [(subject.fractions > 0).sum(axis=0)], np.uint8)
+    path, count, seconds = folder / f"{prefix}noisefree_dwi.nii.gz", *_time_axis(subject)
+    _write_image(path, subject.noise_free(), subject.affine, np.int16, count, seconds, NOISE_FREE_UNIT)
+    for name, gradients in (("noisefree", subject.gradients), ("headframe", subject.head_gradients)):
+        stem = folder / f"{prefix}{name}_dwi"
+        _write_gradients(stem.with_suffix(".bval"), stem.with_suffix(".bvec"), gradients, subject.affine)
 
 
 def _record_path(case: Case, out: Path) -> Path:
     """File that is written last, so a subject is complete where it exists."""
     if case.kind == "auxiliary":
-        return out / case.name / "truth" / "imperfections.json"
-    return out / "derivatives" / "truth" / case.name / "dwi" / f"{case.name}_desc-imperfections.json"
+        return out / case.name / "truth" / RECORD
+    return out / "derivatives" / "truth" / case.name / "dwi" / f"{case.name}_desc-{RECORD}"
 
 
-def _write_auxiliary(case: Case, out: Path) -> None:
-    subject, folder = simulate(case), out / case.name / "T1w" / "Diffusion"
+def _write_auxiliary(subject: Subject, out: Path) -> dict[str, Any]:
+    folder = out / subject.case.name / "T1w" / "Diffusion"
     keep = ndimage.binary_dilation(subject.brain, iterations=MASK_MARGIN)
-    _write_gradients(folder / "bvals", folder / "bvecs", subject)
-    _write_image(folder / "nodif_brain_mask.nii.gz", [subject.brain], subject, np.uint8)
-    count, seconds = len(subject.gradients), TIMES[case.kind][1]
-    _write_image(folder / "data.nii.gz", _scan(subject, keep), subject, np.int16, count, seconds)
-    record = _record_path(case, out)
-    _write_truth(subject, record.parent, "")
-    write_json(record, subject.record)
+    _write_gradients(folder / "bvals", folder / "bvecs", subject.gradients, subject.affine)
+    _write_image(folder / "nodif_brain_mask.nii.gz", [subject.brain], subject.affine, np.uint8)
+    volumes = (np.where(keep, volume, 0) for volume in subject.scan())
+    _write_image(folder / "data.nii.gz", volumes, subject.affine, np.int16, *_time_axis(subject))
+    return subject.record()
 
 
-def _write_clinical(case: Case, out: Path) -> None:
-    subject, stem = simulate(case), out / case.name / "dwi" / f"{case.name}_dwi"
-    echo_time, repetition_time = TIMES[case.kind]
+def _write_clinical(subject: Subject, out: Path) -> dict[str, Any]:
+    name, protocol = subject.case.name, subject.protocol
+    stem = out / name / "dwi" / f"{name}_dwi"
+    scanner = {"Modality": "MR", "MagneticFieldStrength": 3}
+    echo_spacing = 0.00069
     sidecar = {
-        "Modality": "MR",
-        "MagneticFieldStrength": 3,
-        "EchoTime": echo_time,
-        "RepetitionTime": repetition_time,
+        **scanner,
+        "EchoTime": protocol.echo_time,
+        "RepetitionTime": protocol.repetition_time,
         "FlipAngle": 90,
+        # anterior to posterior: the second voxel axis runs to anterior
         "PhaseEncodingDirection": "j-",
-        "EffectiveEchoSpacing": 0.00069,
-        "TotalReadoutTime": 0.00069 * (subject.tissue.shape[2] - 1),
+        "EffectiveEchoSpacing": echo_spacing,
+        "TotalReadoutTime": echo_spacing * (protocol.shape[1] - 1),
     }
-    _write_gradients(stem.with_suffix(".bval"), stem.with_suffix(".bvec"), subject)
+    _write_gradients(stem.with_suffix(".bval"), stem.with_suffix(".bvec"), subject.gradients, subject.affine)
     write_json(stem.with_suffix(".json"), sidecar)
-    count = len(subject.gradients)
-    _write_image(stem.with_suffix(".nii.gz"), _scan(subject, None), subject, np.int16, count, repetition_time)
-    record = _record_path(case, out)
-    _write_truth(subject, record.parent, f"{case.name}_desc-")
-    noise_free = record.parent / f"{case.name}_desc-noisefree_dwi.nii.gz"
-    _write_image(noise_free, subject.noise_free(), subject, np.float32, count, repetition_time)
-    write_json(record, subject.record)
+    _write_image(stem.with_suffix(".nii.gz"), subject.scan(), subject.affine, np.int16, *_time_axis(subject))
+
+    t1w = out / name / "anat" / f"{name}_T1w"
+    image, affine, drawn = subject.t1w()
+    times = {"EchoTime": T1W_ECHO_TIME, "RepetitionTime": T1W_REPETITION_TIME, "FlipAngle": T1W_FLIP_ANGLE}
+    write_json(t1w.with_suffix(".json"), {**scanner, **times})
+    _write_image(t1w.with_suffix(".nii.gz"), [image], affine, np.int16)
+    return {**subject.record(), "T1w": drawn}
 
 
 def _write_subject(case: Case, out: Path) -> None:
     """Make one subject unless it is there."""
-    record = _record_path(case, out)
-    if not record.is_file():
-        (_write_auxiliary if case.kind == "auxiliary" else _write_clinical)(case, out)
+    path = _record_path(case, out)
+    if not path.is_file():
+        subject = simulate(case)
+        drawn = (_write_auxiliary if case.kind == "auxiliary" else _write_clinical)(subject, out)
+        _write_truth(subject, path.parent, path.name.removesuffix(RECORD))
+        write_json(path, drawn)
         return
-    found = read_json(record)
-    if (found["Size"], found["Seed"]) != (case.size, case.seed):
+    asked = {"Size": case.size, "Seed": case.seed, "SNR": case.snr}
+    found = {key: read_json(path).get(key) for key in asked}
+    if found != asked:
         raise InputError(
-            f"{record}: found a subject of size {found['Size']} and seed {found['Seed']}, "
-            f"expected size {case.size} and seed {case.seed} as asked for; use another folder."
+            f"{path}: found a subject of size {found['Size']}, seed {found['Seed']} and SNR {found['SNR']}, expected "
+            f"size {case.size}, seed {case.seed} and SNR {case.snr} as asked for; use another folder."
         )
 
 
@@ -164,13 +190,15 @@ def _write_bids(out: Path, seed: int, size: str) -> None:
     write_json(truth / "dataset_description.json", derivative)
 
 
-def _check(kind: str, subjects: int, seed: int, size: str, jobs: int) -> None:
+def _check(kind: str, subjects: int, seed: int, size: str, jobs: int, snr: float) -> None:
     for name, value, known in (("kind", kind, KINDS), ("size", size, tuple(SIZES))):
         if value not in known:
             raise InputError(f"{name}: found {value!r}, expected one of {', '.join(known)}.")
     for name, number, least in (("subjects", subjects, 1), ("seed", seed, 0), ("jobs", jobs, 1)):
         if not isinstance(number, int) or number < least:
             raise InputError(f"{name}: found {number!r}, expected a whole number of at least {least}.")
+    if not 0 < snr < float("inf"):
+        raise InputError(f"snr: found {snr!r}, expected a number above 0.")
 
 
 def write_phantom(
@@ -180,33 +208,37 @@ def write_phantom(
     out: str | os.PathLike[str],
     size: str = "small",
     jobs: int = 1,
+    snr: float = SNR,
 ) -> Path:
     """Write a phantom cohort: raw scans with known tissue and fibres.
 
-    A subject depends on ``seed``, ``kind``, its number and ``size`` alone, not on the number of subjects or of jobs.
-    Subjects that are complete in ``out`` are kept, and files appear whole or not at all, so a run that was stopped can
-    be started again.
+    A subject depends on ``seed``, ``kind``, its number, ``size`` and ``snr`` alone, not on the number of subjects or of
+    jobs. Subjects that are complete in ``out`` are kept, and files appear whole or not at all, so a run that was
+    stopped can be started again.
 
     Args:
-        kind: ``"auxiliary"``, the layout of the HCP (``100001/T1w/Diffusion``), 1.25 mm, several shells, truth in
-            ``100001/truth``; or ``"clinical"``, raw BIDS, 2.4 mm, 64 directions at b = 1000 and one b0, oblique
-            slices, a receive field and eddy currents, truth in ``derivatives/truth``.
+        kind: ``"auxiliary"``, the layout of the HCP (``100001/T1w/Diffusion``), 1.25 mm, several shells, hardly any
+            imperfections, truth in ``100001/truth``; or ``"clinical"``, raw BIDS with a T1-weighted image, 2.4 mm, 64
+            directions at b = 1000 and one b0, oblique slices, the imperfections of a hospital's scan, truth in
+            ``derivatives/truth``.
         subjects: number of subjects.
         seed: of the cohort, at least 0.
         out: folder, made where it does not exist.
-        size: ``"standard"`` is a life-size head (field of view 180 x 216 x 180 mm), ``"small"`` a head of half that
-            size with the same voxels, an eighth of the data, for tests and for training on a CPU in minutes.
+        size: ``"small"`` is a head of half the size with voxels as large as ever, an eighth of the data, for tests and
+            for training on a CPU in minutes; ``"standard"`` a head of life size; ``"full"`` has the whole of the HCP's
+            acquisition too, 288 volumes in three shells.
         jobs: number of processes.
+        snr: signal-to-noise ratio of white matter at b = 0.
 
     Returns:
         ``out`` as a path.
 
     Raises:
-        InputError: an argument is out of range, or ``out`` holds a subject of another seed or size.
+        InputError: an argument is out of range, or ``out`` holds a subject of another seed, size or ratio.
     """
-    _check(kind, subjects, seed, size, jobs)
+    _check(kind, subjects, seed, size, jobs, snr)
     out = Path(out)
-    cases = [Case(kind, number, seed, size) for number in range(1, subjects + 1)]
+    cases = [Case(kind, number, seed, size, snr) for number in range(1, subjects + 1)]
     for outcome in run_jobs(partial(_write_subject, out=out), cases, jobs, f"{kind} phantoms"):
         if outcome.failure:
             raise InputError(outcome.failure)

@@ -1,6 +1,7 @@
 """Phantom cohorts: what is in the files is what the truth says, in the frame that a reader of FSL files finds."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -9,9 +10,12 @@ import pytest
 from bids import BIDSLayout
 from dipy.core.gradients import gradient_table
 from dipy.reconst.dti import TensorModel
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
-from scripts.cohort.phantom import anatomy, fibres, signal, write_phantom
-from scripts.cohort.phantom.subject import SNR, Case, simulate
+from scripts.cohort.phantom import anatomy, fibres, write_phantom
+from scripts.cohort.phantom.imperfections import acquire, from_record, receive_field
+from scripts.cohort.phantom.subject import SNR, T1W_SNR, Case, simulate
 from transforms.errors import InputError
 from transforms.gradients import b0_volumes, describe_shells, read_gradients, shell_volumes
 from transforms.qspace import default_scheme
@@ -34,6 +38,7 @@ class Scan:
     """The first subject of a cohort, read back from its files."""
 
     def __init__(self, kind: str, root: Path) -> None:
+        self.kind = kind
         if kind == "auxiliary":
             folder, truth = root / "100001" / "T1w" / "Diffusion", root / "100001" / "truth"
             names, self.truth = ("data.nii.gz", "bvals", "bvecs"), f"{truth}/"
@@ -49,6 +54,7 @@ class Scan:
         self.peaks = self.true("peaks_dwi").reshape(*self.white.shape, 3, 3)
         self.fractions = self.true("fractions_dwi")
         self.n_peaks = self.true("npeaks_dseg")
+        self.brain = self.true("brain_mask") > 0
         self.warp = anatomy.sample_warp(np.random.default_rng([SEED, KINDS.index(kind), 1]), 0.5)
 
     def true(self, name: str) -> np.ndarray:
@@ -56,7 +62,7 @@ class Scan:
         np.testing.assert_array_equal(image.affine, self.image.affine)
         return np.asarray(image.dataobj)
 
-    def tensor(self, where: np.ndarray, limit: int = 1500):
+    def tensor(self, where: np.ndarray, data: np.ndarray | None = None, limit: int = 1500):
         """DIPY's fit to b0 and the shell of 1000 in up to ``limit`` voxels, in world RAS, and those voxels' indices."""
         voxels = np.random.default_rng(0).permutation(np.argwhere(where))[:limit]
         volumes = np.concatenate([b0_volumes(self.gradients), shell_volumes(self.gradients, 1000)])
@@ -64,7 +70,15 @@ class Scan:
             self.gradients[volumes, 3], bvecs=self.gradients[volumes, :3], b0_threshold=50, atol=1e-3
         )
         index = tuple(voxels.T)
-        return TensorModel(table).fit(self.data[index][:, volumes].astype(float)), index
+        data = self.data if data is None else data
+        return TensorModel(table).fit(data[index][:, volumes].astype(float)), index
+
+    def noisy_truth(self, snr: float) -> np.ndarray:
+        """The signal without imperfections, with Rician noise."""
+        truth = self.true("noisefree_dwi")
+        sigma = self.record["TissueB0"]["WM"] / snr
+        real, imaginary = np.random.default_rng(1).normal(0, sigma, (2, *truth.shape))
+        return np.hypot(truth + real, imaginary)
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +108,13 @@ def test_another_seed_or_number_is_another_brain():
 def test_size_changes_the_scale_only():
     small, standard = (simulate(Case("clinical", 3, SEED, size)) for size in ("small", "standard"))
     ratio = standard.brain.sum() / small.brain.sum()
-    assert ratio == pytest.approx(8, rel=0.03)
+    assert ratio == pytest.approx(8, rel=0.05)
     np.testing.assert_allclose(
-        small.tissue.sum(axis=(1, 2, 3)) / small.brain.sum(),
-        standard.tissue.sum(axis=(1, 2, 3)) / standard.brain.sum(),
+        small.tissue.sum(axis=(1, 2, 3)) / small.tissue.sum(),
+        standard.tissue.sum(axis=(1, 2, 3)) / standard.tissue.sum(),
         atol=0.02,
     )
-    assert 1.2e6 < standard.brain.sum() * 2.4**3 < 2.4e6  # mm3, the template's mask has 1.88e6
+    assert 1.1e6 < standard.brain.sum() * 2.4**3 < 2.2e6  # mm3; the template has 1.88e6, of which the slices miss some
 
 
 def test_complete_subjects_are_kept_and_others_made_again(cohorts, tmp_path):
@@ -109,7 +123,10 @@ def test_complete_subjects_are_kept_and_others_made_again(cohorts, tmp_path):
     made = scan.stat().st_mtime_ns
     write_phantom("clinical", 1, SEED, tmp_path)
     assert scan.stat().st_mtime_ns == made
-    with pytest.raises(InputError, match="found a subject of size small and seed 7, expected size small and seed 8"):
+    with pytest.raises(
+        InputError,
+        match=r"found a subject of size small, seed 7 and SNR 30\.0, expected size small, seed 8 and SNR 30\.0",
+    ):
         write_phantom("clinical", 1, 8, tmp_path)
     (out / "derivatives/truth/sub-01/dwi/sub-01_desc-imperfections.json").unlink()
     scan.write_bytes(b"cut off")
@@ -122,10 +139,12 @@ def test_complete_subjects_are_kept_and_others_made_again(cohorts, tmp_path):
     ("wrong", "message"),
     [
         ({"kind": "hcp"}, "kind: found 'hcp', expected one of auxiliary, clinical"),
-        ({"size": "tiny"}, "size: found 'tiny', expected one of small, standard"),
+        ({"size": "tiny"}, "size: found 'tiny', expected one of small, standard, full"),
         ({"subjects": 0}, "subjects: found 0, expected a whole number of at least 1"),
         ({"seed": -1}, "seed: found -1, expected a whole number of at least 0"),
         ({"jobs": 0}, "jobs: found 0, expected a whole number of at least 1"),
+        ({"snr": 0.0}, "snr: found 0.0, expected a number above 0"),
+        ({"snr": float("nan")}, "snr: found nan, expected a number above 0"),
     ],
 )
 def test_bad_arguments_are_named(wrong, message, tmp_path):
@@ -142,6 +161,7 @@ def test_auxiliary_scan_looks_like_the_hcp(scans):
     assert set(np.diff(b0_volumes(scan.gradients))) == {17}
     assert set(scan.gradients[shell_volumes(scan.gradients, 1000), 3]) == {995, 1000, 1005}
     np.testing.assert_allclose(np.diag(scan.image.affine), [-1.25, 1.25, 1.25, 1])
+    assert not scan.data[:8, :8].any()  # cleared away from the brain
     # more evenly spread than chance: the nearest axis of each is far away
     axes = scan.gradients[shell_volumes(scan.gradients, 1000), :3]
     cosine = np.abs(axes @ axes.T) - 2 * np.eye(90)
@@ -171,19 +191,19 @@ def test_integers_are_stored_unscaled(scan):
 
 def test_truth_is_consistent(scan):
     total = scan.gray + scan.white + scan.csf
-    brain = scan.true("brain_mask") > 0
-    np.testing.assert_allclose(total[brain], 1, atol=1e-5)
-    assert not total[~brain].any()
-    assert not brain[[0, -1]].any()
-    assert not brain[:, [0, -1]].any()
+    assert total.max() <= 1 + 1e-5
+    np.testing.assert_array_equal(scan.brain, total >= 0.5)
+    assert total[scan.brain].mean() > 0.95
+    assert not scan.brain[[0, -1]].any()
+    assert not scan.brain[:, [0, -1]].any()
     labels = scan.true("tissue_dseg")
-    np.testing.assert_array_equal(
-        labels[brain], np.stack([scan.gray, scan.white, scan.csf])[:, brain].argmax(axis=0) + 1
-    )
+    fractions = np.stack([scan.gray, scan.white, scan.csf])
+    np.testing.assert_array_equal(labels[scan.brain], fractions[:, scan.brain].argmax(axis=0) + 1)
+    assert not labels[~scan.brain].any()
     np.testing.assert_array_equal(scan.n_peaks, (scan.fractions > 0).sum(axis=-1))
     np.testing.assert_array_equal(scan.n_peaks > 0, scan.white > 0)
     np.testing.assert_allclose(scan.fractions[scan.white > 0].sum(axis=-1), 1, atol=1e-5)
-    assert (np.diff(scan.fractions, axis=-1) <= 0).all()
+    assert (np.diff(scan.fractions, axis=-1) <= 1e-6).all()
     np.testing.assert_allclose(np.linalg.norm(scan.peaks, axis=-1), scan.fractions > 0, atol=1e-5)
 
 
@@ -196,25 +216,38 @@ def test_populations_of_a_voxel_are_apart(scan):
 
 
 def test_tensor_finds_the_true_direction(scan):
-    fit, voxels = scan.tensor((scan.fractions[..., 0] > 0.9) & (scan.white > 0.95))
+    single = (scan.n_peaks == 1) & (scan.white > 0.8)
+    fit, voxels = scan.tensor(single, scan.noisy_truth(snr=30))
     assert len(voxels[0]) > 200
-    cosine = np.abs(np.sum(fit.directions[:, 0] * scan.peaks[voxels][:, 0], axis=-1))
-    assert np.median(np.degrees(np.arccos(np.minimum(cosine, 1)))) < 4
+    assert np.median(angles(fit.directions[:, 0], scan.peaks[voxels][:, 0])) < 3
+
+
+def test_scan_as_stored_has_the_true_directions_too(scan):
+    """Noise of the stated ratio; and in the clinical scan all that a patient and a scanner do to it."""
+    fit, voxels = scan.tensor((scan.n_peaks == 1) & (scan.white > 0.8))
+    assert np.median(angles(fit.directions[:, 0], scan.peaks[voxels][:, 0])) < (3 if scan.kind == "auxiliary" else 6)
+
+
+def angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    cosine = np.abs(np.sum(first * second, axis=-1))
+    return np.degrees(np.arccos(np.minimum(cosine, 1)))
 
 
 def test_diffusivities_are_those_of_a_brain(scan):
-    white, _ = scan.tensor(scan.white > 0.95)
-    single, _ = scan.tensor((scan.white > 0.95) & (scan.n_peaks == 1))
-    gray, _ = scan.tensor(scan.gray > 0.95)
-    csf, voxels = scan.tensor(scan.csf > 0.85)
+    """Ranges about published values: see the table in docs/phantom.md."""
+    data = scan.noisy_truth(snr=30)
+    white, _ = scan.tensor(scan.white > 0.9, data)
+    single, _ = scan.tensor((scan.white > 0.9) & (scan.n_peaks == 1), data)
+    gray, _ = scan.tensor(scan.gray > 0.9, data)
+    csf, voxels = scan.tensor(scan.csf > 0.9, data)
     assert len(voxels[0]) > 20
-    assert 0.5 < np.median(white.fa) < 0.8
-    assert 0.7 < np.median(single.fa) < 0.85
-    assert np.median(gray.fa) < 0.15
+    assert 0.4 < np.median(white.fa) < 0.75
+    assert 0.6 < np.median(single.fa) < 0.85
+    assert np.median(gray.fa) < 0.2
     assert np.median(csf.fa) < 0.2
-    assert 0.6e-3 < np.median(white.md) < 0.9e-3
-    assert 0.7e-3 < np.median(gray.md) < 0.9e-3
-    assert 2.0e-3 < np.median(csf.md) < 3.2e-3
+    assert 0.65e-3 < np.median(white.md) < 0.9e-3
+    assert 0.7e-3 < np.median(gray.md) < 1.0e-3
+    assert 2.5e-3 < np.median(csf.md) < 3.2e-3
 
 
 def test_b0_is_brightest_in_csf_and_darkest_in_white_matter(scan):
@@ -236,90 +269,101 @@ def test_great_bundles_run_as_in_a_brain(scan, place, axis):
     assert np.median(np.abs(peaks[:, axis])) > 0.85
 
 
-def test_bundles_cross_in_the_centrum_semiovale():
-    place = np.array([(30.0, -16.0, 36.0), (-30.0, -16.0, 36.0)])
-    directions, fractions = fibres.fibre_populations(place, np.tile(np.eye(3), (2, 1, 1)), np.ones(len(fibres.BUNDLES)))
-    assert (fractions > 0).sum(axis=1).tolist() == [3, 3]
-    # one runs across, one up, one from back to front
-    np.testing.assert_array_equal(np.sort(np.abs(directions).argmax(axis=-1), axis=1), [[0, 1, 2], [0, 1, 2]])
-    np.testing.assert_allclose(fractions[0], fractions[1], atol=1e-6)
-    np.testing.assert_allclose(np.abs(directions[0]), np.abs(directions[1]), atol=1e-6)
-
-
-def test_a_share_of_white_matter_is_crossings(scan):
+def test_much_of_white_matter_is_crossings(scan):
     crossing = scan.n_peaks[scan.true("tissue_dseg") == 2]
-    assert 0.3 < (crossing >= 2).mean() < 0.5
-    assert 0.02 < (crossing == 3).mean() < 0.12
-
-
-@pytest.mark.parametrize("size", [0.5, 1.0])
-def test_warp_is_smooth_and_folds_nothing(size):
-    points = size * np.random.default_rng(0).uniform(-90, 90, (500, 3))
-    step = 1e-3 * size
-    for seed in range(8):
-        warp = anatomy.sample_warp(np.random.default_rng(seed), size)
-        jacobian = warp.jacobian(points)
-        assert (np.linalg.det(jacobian * size) > 0.2).all()
-        for axis in range(3):
-            shift = step * np.eye(3)[axis]
-            slope = (warp.to_template(points + shift) - warp.to_template(points - shift)) / (2 * step)
-            np.testing.assert_allclose(jacobian[:, :, axis], slope, atol=1e-5)
-
-
-def test_fibres_follow_the_warp():
-    """The step that a subject's direction makes in the scanner is one along the template's direction."""
-    generator = np.random.default_rng(1)
-    warp, ones = anatomy.sample_warp(generator, 0.5), np.ones(len(fibres.BUNDLES))
-    points = 0.5 * generator.uniform(-50, 50, (200, 3))
-    template, jacobian = warp.to_template(points), warp.jacobian(points)
-    subject, shares = fibres.fibre_populations(template, jacobian, ones)
-    original, template_shares = fibres.fibre_populations(template, np.tile(np.eye(3), (200, 1, 1)), ones)
-    # alone in both spaces: two bundles near MIN_ANGLE may be one population in one space and two in the other
-    alone = (np.minimum(shares, template_shares)[:, 0] == 1) & (np.abs(shares[:, 0] - 1) < 1e-12)
-    pushed = np.einsum("nij,nj->ni", jacobian, subject[:, 0])
-    pushed /= np.linalg.norm(pushed, axis=1, keepdims=True)
-    cosine = np.abs(np.sum(pushed * original[:, 0], axis=1))[alone]
-    assert alone.sum() > 50
-    assert np.median(cosine) > 0.9999
+    assert (crossing >= 2).mean() >= 0.4
+    assert 0.03 < (crossing == 3).mean() < 0.2
 
 
 def test_noise_has_the_stated_ratio(scan):
-    pure = scan.white > 0.95
-    background = scan.data[~(scan.true("brain_mask") > 0)][:, 0].astype(float)
-    background = background[background > 0]  # HCP data are cleared away from the brain; a Rician sample rarely is 0
-    sigma = np.sqrt(np.mean(background**2) / 2)
-    assert sigma == pytest.approx(scan.record["NoiseSigma"], rel=0.05)
-    assert scan.record["TissueB0"]["WM"] / sigma == pytest.approx(SNR, rel=0.1)
+    """In a region without brain and without its ghost, which is shifted along the second axis alone."""
+    empty = ~scan.true("tissue_probseg").any(axis=(1, 2, 3))
+    empty = (empty[:-4] & empty[4:]).nonzero()[0][[0, -1]] + [0, 4]
+    background = np.concatenate([scan.data[: empty[0] + 1].ravel(), scan.data[empty[1] :].ravel()])
+    if scan.kind == "auxiliary":  # cleared away from the brain: what is left of the margin
+        background = scan.data[~scan.brain & (scan.data > 0).all(axis=-1)]
+        distant = ~scan.true("tissue_probseg").any(axis=-1)
+        background = scan.data[distant & (scan.data > 0).any(axis=-1)]
+    sigma = np.sqrt(np.mean(background.astype(float) ** 2) / 2)
+    assert background.size > 10_000
+    assert scan.record["TissueB0"]["WM"] / sigma == pytest.approx(SNR, rel=0.05)
+    assert scan.record["NoiseSigma"] == pytest.approx(sigma, rel=0.05)
+
+
+def test_repeated_b0_volumes_vary_by_the_noise(scans):
+    scan = scans["auxiliary"]
+    pure = scan.white > 0.9
     b0 = scan.data[..., b0_volumes(scan.gradients)][pure].astype(float)
-    if b0.shape[1] > 1:
-        assert b0.mean() / np.sqrt(b0.var(axis=1, ddof=1).mean()) == pytest.approx(SNR, rel=0.1)
+    field = receive_field(from_record(scan.record).bias, scan.brain.shape)[pure]
+    ratio = (b0 / field[:, None]).mean() / np.sqrt(b0.var(axis=1, ddof=1).mean())
+    assert ratio == pytest.approx(SNR, rel=0.1)
 
 
-def test_clinical_scan_is_the_true_signal_with_the_recorded_faults(scans):
+def test_head_frame_directions_turn_with_the_head(scan):
+    """A head turned by R sees the gradient turned by the inverse of R."""
+    stem = f"{scan.truth}headframe_dwi"
+    head = read_gradients(f"{stem}.bval", f"{stem}.bvec", scan.image.affine)
+    turns = Rotation.from_rotvec(scan.record["MotionRotationVectorDegreesRAS"], degrees=True)
+    weighted = scan.gradients[:, 3] > 50
+    np.testing.assert_allclose(turns.apply(head[:, :3])[weighted], scan.gradients[weighted, :3], atol=1e-5)
+    turned = np.degrees(turns.magnitude()).max()
+    assert turned == 0 if scan.kind == "auxiliary" else 0.2 <= turned <= 2.01
+
+
+def test_t1w_shows_the_tissue_of_the_diffusion_scan(cohorts, scans):
+    """At the place that the recorded pose says, with the recorded noise; and not at another."""
     scan = scans["clinical"]
-    stretch = np.array(scan.record["EddyStretch"])
-    assert stretch[0] == 0
-    assert 0.001 < np.abs(stretch[1:]).max() <= 0.02
-    subject = simulate(Case("clinical", 1, SEED, "small"))
-    bias = subject.faults.bias
-    brain = scan.true("brain_mask") > 0
-    assert bias[brain].mean() == pytest.approx(1, abs=1e-5)
-    spread = np.log(bias[brain])
-    assert 0.7 < np.abs(spread).max() / scan.record["BiasFieldStrength"] < 1.3
-    truth = scan.true("noisefree_dwi")
-    for volume in (0, int(np.abs(stretch).argmax())):
-        expected = np.einsum("ij,xjz->xiz", signal.stretch_matrix(brain.shape[1], stretch[volume]), truth[..., volume])
-        expected *= bias
-        clear = expected > 8 * scan.record["NoiseSigma"]  # Rician noise is Gaussian there but for sigma^2 / 2S
-        residual = (scan.data[..., volume] - expected)[clear] / scan.record["NoiseSigma"]
+    image = nib.load(cohorts["clinical"] / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    t1w, record = np.asarray(image.dataobj).astype(float), scan.record["T1w"]
+    assert nib.aff2axcodes(image.affine) == ("P", "S", "R")
+    np.testing.assert_allclose(nib.affines.voxel_sizes(image.affine), 1)
+    corner = t1w[:3, :3, :]  # above and behind the head, there is only noise
+    assert record["SNR"] == T1W_SNR
+    assert np.sqrt(np.mean(corner**2) / 2) == pytest.approx(record["NoiseSigma"], rel=0.1)
+
+    intensities = np.array(list(scan.record["TissueT1w"].values()))
+    pure = np.argwhere(np.stack([scan.gray, scan.white, scan.csf]).max(axis=0) > 0.95)
+    expected = intensities @ np.stack([scan.gray, scan.white, scan.csf])[:, *pure.T]
+    world = nib.affines.apply_affine(scan.image.affine, pure)
+
+    even = ndimage.uniform_filter(t1w / receive_field(np.array(record["BiasFieldLogCoefficients"]), t1w.shape), 3)
+
+    def correlation(pose: np.ndarray) -> float:
+        voxels = nib.affines.apply_affine(np.linalg.inv(pose @ image.affine), world)
+        return np.corrcoef(ndimage.map_coordinates(even, voxels.T, order=1), expected)[0, 1]
+
+    pose = np.array(record["ToDiffusionRAS"])
+    assert np.linalg.norm(pose[:3, 3]) > 0.3
+    shifted = np.eye(4)
+    shifted[:3, 3] = 3, -3, 3
+    mirrored = np.diag([-1.0, 1, 1, 1])
+    assert correlation(pose) > 0.9
+    assert correlation(shifted @ pose) < 0.8
+    assert correlation(mirrored @ pose) < 0.8
+
+
+def test_noise_free_signal_is_that_of_the_truth(scan):
+    """The files' b0: each voxel's fractions times the intensities in the record."""
+    b0 = scan.record["TissueB0"]
+    expected = b0["GM"] * scan.gray + b0["WM"] * scan.white + b0["CSF"] * scan.csf
+    found = scan.true("noisefree_dwi")[..., b0_volumes(scan.gradients)[0]]
+    np.testing.assert_allclose(found, expected, rtol=0.02, atol=1)  # b = 5 takes 1.5 % from CSF
+
+
+def test_scan_is_replayed_from_the_truth_and_the_record(scan):
+    """Signal of the gradients in the head's frame and the recorded imperfections are the scan but for its noise."""
+    imperfections = from_record(scan.record)
+    subject = simulate(Case(scan.kind, 1, SEED, "small"))
+    stem = f"{scan.truth}headframe_dwi"
+    head = read_gradients(f"{stem}.bval", f"{stem}.bvec", scan.image.affine)
+    field = receive_field(imperfections.bias, scan.brain.shape)
+    silent = replace(imperfections, noise_sigma=0.0)
+    moved = int(np.linalg.norm(imperfections.rotation, axis=1).argmax())
+    for volume in {0, 1, moved}:
+        wide, affine = subject.volume(head[volume]), subject.volume_affine
+        expected = acquire(wide, volume, silent, affine, field, np.random.default_rng(0)).astype(float)
+        clear = expected > 8 * imperfections.noise_sigma  # Rician noise is Gaussian there but for sigma^2 / 2S
+        residual = (scan.data[..., volume] - expected)[clear] / imperfections.noise_sigma
+        assert clear.sum() > 3000
         assert abs(residual.mean()) < 0.1
         assert residual.std() == pytest.approx(1, rel=0.05)
-
-
-@pytest.mark.parametrize("stretch", [-0.02, 0.0, 0.004, 0.02])
-def test_stretch_moves_in_proportion_and_keeps_the_mass(stretch):
-    where = np.arange(46) - 22.5
-    line = np.exp(-0.5 * ((where - 9.0) / 2.5) ** 2)
-    moved = signal.stretch_matrix(46, stretch) @ line
-    assert moved.sum() == pytest.approx(line.sum(), rel=1e-4)
-    assert (moved * where).sum() / moved.sum() == pytest.approx(9.0 * (1 + stretch), abs=1e-3)
