@@ -171,6 +171,7 @@ class Subject:
             "TissueT1w": dict(zip(tissues, self.contrast.t1w.tolist(), strict=True)),
             "StickFraction": self.contrast.stick,
             "AxialDiffusivity": self.contrast.axial,
+            "FibreConcentration": self.contrast.concentration,
             "GrayMatterDiffusivity": self.contrast.gray,
             "HeadScale": float(np.cbrt(1 / np.linalg.det(self.warp.linear))),
             "HeadRotation": self.warp.rotation.tolist(),

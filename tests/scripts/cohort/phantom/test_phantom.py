@@ -105,6 +105,7 @@ def test_another_seed_or_number_is_another_brain():
         assert moved > 0.1  # of the tissue
 
 
+@pytest.mark.slow
 def test_size_changes_the_scale_only():
     small, standard = (simulate(Case("clinical", 3, SEED, size)) for size in ("small", "standard"))
     ratio = standard.brain.sum() / small.brain.sum()
