@@ -2,8 +2,9 @@
 
     python docs/figures/phantom.py SCAN_dwi.nii.gz
 
-makes a clinical phantom subject of life size in a temporary folder, and compares it with a raw scan of b = 1000, whose
-.bval and .bvec stand beside it. Both are measured alike: DIPY's brain mask and tensor, tissue by diffusivity and anisotropy.
+makes clinical phantom subjects of life size in a temporary folder, and compares them with a raw scan of b = 1000, whose
+.bval and .bvec stand beside it. All are measured alike: DIPY's brain mask and tensor, tissue by diffusivity and
+anisotropy.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -25,6 +27,7 @@ from dipy.segment.mask import median_otsu
 
 from scripts.cohort.phantom import write_phantom
 from transforms.gradients import b0_volumes, read_gradients, shell_volumes
+from transforms.scan import open_nifti
 
 FOLDER = Path(__file__).parent
 TISSUES = ("gray matter", "white matter", "CSF")
@@ -54,7 +57,7 @@ def measure(name: str, dwi: Path, directions: int | None = None) -> Measured:
     """Fit DIPY's tensor to b0 and the shell of 1000, or to some of its directions."""
     stem = str(dwi).removesuffix(".nii.gz")
     image = nib.as_closest_canonical(nib.load(dwi))
-    gradients = read_gradients(f"{stem}.bval", f"{stem}.bvec", nib.load(dwi).affine)
+    gradients = read_gradients(f"{stem}.bval", f"{stem}.bvec", open_nifti(dwi, ndim=4).affine)
     shell = shell_volumes(gradients, 1000)
     shell = shell[np.linspace(0, len(shell) - 1, directions or len(shell)).round().astype(int)]
     volumes = np.concatenate([b0_volumes(gradients), shell])
@@ -85,7 +88,7 @@ def picture(phantom: Measured, root: Path) -> None:
     t1w = nib.as_closest_canonical(nib.load(root / "sub-01" / "anat" / "sub-01_T1w.nii.gz"))
     white = true("tissue_probseg")[..., 1:2]
     colour = np.clip(1.3 * phantom.fa[..., None] * np.abs(phantom.directions) * phantom.mask[..., None], 0, 1)
-    columns = [
+    columns: list[tuple[str, np.ndarray, dict[str, Any]]] = [
         ("T1-weighted", np.asarray(t1w.dataobj), {"cmap": "gray"}),
         ("b0", phantom.b0, {"cmap": "gray", "vmax": 1800}),
         ("b = 1000, one direction", phantom.attenuation[..., 20] * phantom.b0, {"cmap": "gray", "vmax": 700}),

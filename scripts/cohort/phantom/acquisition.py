@@ -55,7 +55,7 @@ class Protocol:
 
 
 def _hcp(shape: Shape, shells: dict[float, int], b0_volumes: int) -> Protocol:
-    """Human Connectome Project (Sotiropoulos et al., NeuroImage 80:125-143, 2013) on its preprocessed release's grid."""
+    """Human Connectome Project (Sotiropoulos et al., NeuroImage 80:125-143, 2013) on the grid of its release."""
     return Protocol(shape, 1.25, 0.0895, 5.520, shells, b0_volumes)
 
 

@@ -16,11 +16,11 @@ STICK_FRACTION = (0.50, 0.60)
 (sticks: Behrens et al., Magn Reson Med 50:1077-1088, 2003; shares in coherent white matter: Zhang et al., 2012)."""
 
 CONCENTRATION = (7.0, 12.0)
-"""Range of the concentration of the Watson distribution about a population's axis, in which its fibres lie: axes 18 to 23
-degrees off in the root mean square. With it the anisotropy of single populations is that measured in large bundles."""
+"""Range of the concentration of the Watson distribution of a population's fibres about its axis, some 17 to 23 degrees
+in the root mean square. With it the anisotropy of single populations is that measured in large bundles."""
 
 LEGENDRE_ORDER = 16
-"""Highest order of a population's response; enough for b = 3000 to 1 in 100,000 of the signal at b = 0."""
+"""Highest order of a population's response; enough for b = 3000 to 1 in 100,000 of its signal at b = 0."""
 
 GRAY_DIFFUSIVITY = 0.8e-3
 CSF_DIFFUSIVITY = 3.0e-3
