@@ -1,1 +1,1 @@
-"""Timings that a person can repeat: ``python -m benchmarks [NAME ...]``. Run them on idle cores."""
+"""Timings and trainings that a person can repeat: ``python -m benchmarks [NAME ...]``. Run them on idle cores."""

@@ -5,14 +5,29 @@ from transforms.errors import InputError
 from transforms.qspace import InterpolateQSpace, InterpolateQSpaced
 from transforms.scan import BrainMaskd, LoadScand, ScanToInput
 from transforms.spatial import ResampleToGrid, ResampleToGridd, ResampleToSpacing, ResampleToSpacingd
-from transforms.targets import CleanTargetd, DecodeTissued, EncodeTissued
+from transforms.targets import (
+    CleanTargetd,
+    DecodeDirectiond,
+    DecodePeakCountd,
+    DecodeTissued,
+    EncodeDirectiond,
+    EncodePeakCountd,
+    EncodeTissued,
+    decode_direction,
+    encode_direction,
+)
+from transforms.tensor import WhiteMatterd
 
 __all__ = [
     "Attenuation",
     "Attenuationd",
     "BrainMaskd",
     "CleanTargetd",
+    "DecodeDirectiond",
+    "DecodePeakCountd",
     "DecodeTissued",
+    "EncodeDirectiond",
+    "EncodePeakCountd",
     "EncodeTissued",
     "InputError",
     "InterpolateQSpace",
@@ -23,4 +38,7 @@ __all__ = [
     "ResampleToSpacing",
     "ResampleToSpacingd",
     "ScanToInput",
+    "WhiteMatterd",
+    "decode_direction",
+    "encode_direction",
 ]

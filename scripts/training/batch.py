@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from monai.data import MetaTensor
+from monai.data import MetaTensor, pad_list_data_collate
 
 
 class SelfSupervisedBatch:
@@ -38,6 +38,23 @@ class SelfSupervisedBatch:
         )
         inside = mask > 0.5
         return image.clamp(0.0, 1.0) * inside, torch.where(inside, label, torch.nan)
+
+
+class PaddedCollate:
+    """Stack scans of different sizes; they are padded symmetrically to the largest side of each axis.
+
+    Args:
+        label_value: what ``label`` is padded with, NaN where the new voxels are not to count; all else with 0.
+    """
+
+    def __init__(self, label_value: float) -> None:
+        self.label_value = label_value
+
+    def __call__(self, batch: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Stack the tensors of each key, ``(C, X, Y, Z)``, to ``(B, C, X, Y, Z)``."""
+        rest = [{key: value for key, value in item.items() if key != "label"} for item in batch]
+        labels = [{"label": item["label"]} for item in batch]
+        return {**pad_list_data_collate(rest), **pad_list_data_collate(labels, value=self.label_value)}
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:

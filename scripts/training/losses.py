@@ -1,16 +1,90 @@
-"""Losses over the voxels that a target speaks of: NaN in a target means that the voxel does not count."""
+"""Losses over the voxels that a target speaks of: NaN in a target means that the voxel does not count.
+
+All of them are 0, with a gradient of 0, where the target is NaN throughout.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
+from transforms.targets import DYAD_ORDER
+
+
+def _mean(values: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Mean of the values that count."""
+    return torch.where(counts, values, 0.0).sum() / counts.sum().clamp(min=1)
+
 
 class MaskedL1Loss(nn.Module):
     """Mean absolute error over the entries of the target that are not NaN."""
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Compare tensors of one shape; 0 where the target is NaN throughout."""
+        """Compare tensors of one shape."""
+        return _mean((prediction - torch.nan_to_num(target)).abs(), ~torch.isnan(target))
+
+
+class MaskedMSELoss(nn.Module):
+    """Mean squared error over the entries of the target that are not NaN."""
+
+    def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Compare tensors of one shape."""
+        return _mean((prediction - torch.nan_to_num(target)) ** 2, ~torch.isnan(target))
+
+
+class MaskedCrossEntropyLoss(nn.Module):
+    """Mean cross-entropy over the voxels whose class is not NaN.
+
+    Args:
+        balance: weight each class by ``n ** -balance``, with n its number of voxels in the batch. At 0 all voxels count
+            alike, at 1 all classes that are there.
+    """
+
+    def __init__(self, balance: float = 0.0) -> None:
+        super().__init__()
+        self.balance = balance
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Compare logits ``(B, C, X, Y, Z)`` with classes ``(B, 1, X, Y, Z)``, whole numbers as floats, or NaN."""
+        counts = ~torch.isnan(target[:, 0])
+        classes = torch.nan_to_num(target[:, 0]).long()
+        losses = nn.functional.cross_entropy(logits.float(), classes, reduction="none")
+        frequencies = torch.bincount(classes[counts], minlength=logits.shape[1])
+        weights = torch.where(counts, frequencies.clamp(min=1).to(losses.dtype)[classes] ** -self.balance, 0.0)
+        return (weights * losses).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+
+
+class OneHotL1Loss(nn.Module):
+    """Mean absolute error of the class probabilities, over the voxels whose class is not NaN.
+
+    The loss of Weninger et al., BVM 2022, for both classifications.
+    """
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Compare logits ``(B, C, X, Y, Z)`` with classes ``(B, 1, X, Y, Z)``, whole numbers as floats, or NaN."""
         counts = ~torch.isnan(target)
-        error = (prediction - torch.nan_to_num(target)).abs()
-        return torch.where(counts, error, 0.0).sum() / counts.sum().clamp(min=1)
+        classes = torch.nan_to_num(target[:, 0]).long()
+        one_hot = nn.functional.one_hot(classes, logits.shape[1]).movedim(-1, 1)
+        error = (torch.softmax(logits.float(), dim=1) - one_hot).abs()
+        return _mean(error, counts.expand_as(error))
+
+
+class DyadCosineLoss(nn.Module):
+    """One minus the cosine between the predicted symmetric matrix and the dyad, over the voxels that are not NaN.
+
+    The cosine is that of the Frobenius product, ``v^T M v / |M|``: it is 1 for the dyad itself at any scale, and the
+    same in every frame of axes.
+    """
+
+    def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Compare dyads ``(B, 6, X, Y, Z)``."""
+        counts = ~torch.isnan(target).any(dim=1)
+        # entries off the diagonal stand in the matrix twice
+        weights = prediction.new_tensor([1.0 if row == column else 2.0 for row, column in DYAD_ORDER])[
+            :, None, None, None
+        ]
+        prediction, target = prediction.float(), torch.nan_to_num(target)
+        product = (weights * prediction * target).sum(dim=1)
+        # the square root has no gradient at 0
+        lengths = [(weights * dyad**2).sum(dim=1).clamp(min=1e-12).sqrt() for dyad in (prediction, target)]
+        return _mean(1.0 - product / (lengths[0] * lengths[1]), counts)

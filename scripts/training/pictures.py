@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +13,50 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from scripts.files import whole_file
+from scripts.training.metrics import angular_error
 from scripts.training.tracking import Tracker
+from transforms.targets import MAX_PEAKS
 
 TISSUE_COLOURS = ListedColormap(["black", "tab:gray", "white", "tab:blue"])
 """Of background, gray matter, white matter and cerebrospinal fluid."""
 
+COUNT_COLOURS = ListedColormap(["black", "dimgray", "tab:blue", "tab:orange", "gold"])
+"""Of what is no white matter, and of 0 to 3 fibre populations in it."""
+
 
 def slices(volume: np.ndarray) -> list[np.ndarray]:
-    """Axial, coronal and sagittal slice through the middle of a RAS volume ``(X, Y, Z)``, to be shown origin down.
+    """Axial, coronal and sagittal slice through the middle of a RAS volume ``(X, Y, Z, ...)``, to be shown origin down.
 
     The subject's left is on the left of the first two, and anterior is on the right of the third.
     """
-    x, y, z = (n // 2 for n in volume.shape)
-    return [volume[:, :, z].T, volume[:, y, :].T, volume[x, :, :].T]
+    x, y, z = (n // 2 for n in volume.shape[:3])
+    return [np.swapaxes(plane, 0, 1) for plane in (volume[:, :, z], volume[:, y, :], volume[x, :, :])]
 
 
-def draw(rows: Mapping[str, np.ndarray], styles: Mapping[str, Mapping[str, object]]) -> Figure:
+def draw(
+    rows: Mapping[str, np.ndarray],
+    styles: Mapping[str, Mapping[str, object]],
+    bars: Mapping[str, Sequence[float]] | None = None,
+) -> Figure:
     """Draw one row of three slices per volume.
 
     Args:
-        rows: RAS volumes ``(X, Y, Z)`` by title.
+        rows: RAS volumes ``(X, Y, Z)``, or ``(X, Y, Z, 3)`` in red, green and blue, by title.
         styles: arguments of ``imshow`` for each row.
+        bars: rows that get a bar of their colours, and its ticks.
     """
+    bars = bars or {}
     figure = Figure(figsize=(9, 3 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), 3, squeeze=False)
     for line, (title, volume) in zip(axes, rows.items(), strict=True):
         for axis, image, view in zip(line, slices(volume), ("axial", "coronal", "sagittal"), strict=True):
-            axis.imshow(image, origin="lower", interpolation="nearest", **styles[title])
+            shown = axis.imshow(image, origin="lower", interpolation="nearest", **styles[title])
             axis.set(xticks=[], yticks=[], title=f"{title}, {view}")
             left, right = ("P", "A") if view == "sagittal" else ("L", "R")
             for x, letter in ((0.03, left), (0.93, right)):
                 axis.text(x, 0.5, letter, color="yellow", transform=axis.transAxes)
+        if title in bars:
+            figure.colorbar(shown, ax=line, ticks=list(bars[title]), shrink=0.8)
     return figure
 
 
@@ -73,6 +86,46 @@ def segmentation(output: Mapping[str, torch.Tensor]) -> Figure:
         {"mean attenuation": _numpy(output["image"]).mean(axis=0), "target": target, "predicted": predicted},
         {"mean attenuation": {"cmap": "gray"}, "target": classes, "predicted": classes},
     )
+
+
+def crossings(output: Mapping[str, torch.Tensor]) -> Figure:
+    """Draw the mean attenuation, the true and the predicted number of fibre populations, in white matter."""
+    inside = ~torch.isnan(output["label"][0]).cpu().numpy()
+    true = np.where(inside, _numpy(output["label"])[0], -1)
+    predicted = np.where(inside, _numpy(output["pred"]).argmax(axis=0), -1)
+    classes = {"cmap": COUNT_COLOURS, "vmin": -1.5, "vmax": MAX_PEAKS + 0.5}
+    bar = range(MAX_PEAKS + 1)
+    return draw(
+        {"mean attenuation": _numpy(output["image"]).mean(axis=0), "true count": true, "predicted count": predicted},
+        {"mean attenuation": {"cmap": "gray"}, "true count": classes, "predicted count": classes},
+        {"true count": bar, "predicted count": bar},
+    )
+
+
+def direction_colours(axes: np.ndarray) -> np.ndarray:
+    """Colour axes by their direction: red is left-right, green posterior-anterior, blue inferior-superior.
+
+    Args:
+        axes: unit vectors in world RAS, ``(3, X, Y, Z)``; NaN is black.
+
+    Returns:
+        ``(X, Y, Z, 3)`` in [0, 1].
+    """
+    return np.moveaxis(np.clip(np.abs(np.nan_to_num(axes)), 0.0, 1.0), 0, -1)
+
+
+def direction(output: Mapping[str, torch.Tensor]) -> Figure:
+    """Draw the true and the predicted axes by their colours, and the angle between them, in white matter."""
+    outside = torch.isnan(output["label"]).any(dim=0)
+    true, predicted = (torch.where(outside, torch.nan, output[key]) for key in ("label", "pred"))
+    error = angular_error(true, predicted)
+    styles: dict[str, Mapping[str, object]] = {
+        "true direction": {},
+        "predicted direction": {},
+        "error in degrees": {"cmap": "inferno", "vmin": 0, "vmax": 90},
+    }
+    rows = (direction_colours(_numpy(true)), direction_colours(_numpy(predicted)), error.cpu().numpy())
+    return draw(dict(zip(styles, rows, strict=True)), styles, {"error in degrees": range(0, 91, 30)})
 
 
 class ValidationPicture:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import inspect
 import json
 import secrets
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
 from matplotlib.figure import Figure
 from mlflow.entities import RunStatus
@@ -18,7 +20,7 @@ from monai.bundle import ConfigParser
 from monai.engines import Trainer
 from monai.handlers import MLFlowHandler
 
-from scripts.files import code_version, read_json, write_json
+from scripts.files import code_version, read_json, whole_file, write_json
 
 MAX_PARAMETER_LENGTH = 500
 """MLflow refuses longer values."""
@@ -145,6 +147,11 @@ class Tracker(MLFlowHandler):
         if self.cur_run:
             self.client.log_figure(self.run_id, figure, name)
 
+    def log_table(self, table: Mapping[str, Sequence[Any]], name: str) -> None:
+        """Keep a table with the run, if there is one; columns by name, as MLflow shows them."""
+        if self.cur_run:
+            self.client.log_table(self.run_id, {key: list(column) for key, column in table.items()}, name)
+
     def origin(self) -> dict[str, Any]:
         """Say where weights that are saved now come from."""
         return {
@@ -168,6 +175,60 @@ class Tracker(MLFlowHandler):
             self.cur_run = None
         # ignite leaves it to the handlers of this event to raise the error again
         raise error
+
+
+class ScanTable:
+    """Handler of an evaluator: the metrics of each scan and class as one table, on disk and with the tracked run.
+
+    Its columns are ``scan``, ``metric``, ``class`` (empty where a metric has none) and ``value``. Attach it after the
+    metrics whose details it writes, and run it before the tracker closes its run.
+
+    Args:
+        path: CSV file.
+        classes: names of the classes of a metric, in the order of its values.
+        tracker: keeps the table with its run as well.
+    """
+
+    COLUMNS = ("scan", "metric", "class", "value")
+
+    def __init__(
+        self, path: str, classes: Mapping[str, Sequence[str]] | None = None, tracker: Tracker | None = None
+    ) -> None:
+        self.path = Path(path)
+        self.classes = dict(classes or {})
+        self.tracker = tracker
+        self.scans: list[str] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an evaluator."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._note)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def _start(self) -> None:
+        self.scans = []
+
+    def _note(self, engine: Engine) -> None:
+        batch: Any = engine.state.batch
+        self.scans += [str(item["scan"]) for item in batch]
+
+    def __call__(self, engine: Engine) -> None:
+        """Write the table of the evaluation that ends."""
+        rows: list[tuple[str, str, str, float]] = []
+        state: Any = engine.state
+        for metric, values in state.metric_details.items():
+            table = torch.as_tensor(values).reshape(len(self.scans), -1).tolist()
+            names = self.classes.get(metric) or ([""] if len(table[0]) == 1 else list(map(str, range(len(table[0])))))
+            rows += [
+                (scan, metric, name, value)
+                for scan, line in zip(self.scans, table, strict=True)
+                for name, value in zip(names, line, strict=True)
+            ]
+        with whole_file(self.path) as partial, partial.open("w", newline="") as file:
+            csv.writer(file).writerows([self.COLUMNS, *rows])
+        if self.tracker:
+            columns = dict(zip(self.COLUMNS, zip(*rows, strict=True), strict=False))
+            self.tracker.log_table(columns, f"{self.path.stem}.json")
 
 
 def shared(handler: Any) -> Any:

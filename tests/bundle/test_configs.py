@@ -17,10 +17,14 @@ TRAINING = {
     "pretrain": ["pretrain"],
     "autoencoder": ["pretrain", "autoencoder"],
     "segmentation": ["finetune", "segmentation"],
+    "crossings": ["finetune", "crossings"],
+    "direction": ["finetune", "direction"],
+    "paper": ["finetune", "direction", "paper"],
     "resumed": ["pretrain", "resume"],
 }
-EVALUATION = ["finetune", "segmentation", "evaluate"]
-INFERENCE = ["inference_segmentation", "inference_restoration"]
+TASKS = ["segmentation", "crossings", "direction"]
+EVALUATION = {task: ["finetune", task, "evaluate"] for task in TASKS}
+INFERENCE = [f"inference_{task}" for task in (*TASKS, "restoration")]
 SELF_CONTAINED = ["pretrain", "finetune", *INFERENCE]
 
 
@@ -38,11 +42,13 @@ def _in_root(monkeypatch):
 
 
 def test_every_config_is_part_of_a_documented_combination():
-    used = {name for names in TRAINING.values() for name in names} | set(EVALUATION) | set(INFERENCE) | {"metadata"}
-    assert {path.stem for path in CONFIGS.glob("*.json")} == used
+    trained = {name for names in (*TRAINING.values(), *EVALUATION.values()) for name in names}
+    assert {path.stem for path in CONFIGS.glob("*.json")} == trained | set(INFERENCE) | {"metadata"}
 
 
-@pytest.mark.parametrize("names", [*TRAINING.values(), EVALUATION, *([name] for name in INFERENCE)], ids="+".join)
+@pytest.mark.parametrize(
+    "names", [*TRAINING.values(), *EVALUATION.values(), *([name] for name in INFERENCE)], ids="+".join
+)
 def test_every_reference_and_target_of_a_config_exists(names):
     parser = ConfigParser()
     parser.read_config(files(names))
@@ -107,17 +113,79 @@ def test_the_tracker_hears_of_an_error_before_the_handler_that_raises_it_again(n
     assert order.index("@tracker") < order.index("StatsHandler")
 
 
+def test_tasks_set_the_same_ids_and_fine_tuning_has_all_of_them():
+    """A task is an overlay: what one sets and another leaves out would stay as it was in the file before."""
+    finetune, overlays = load("finetune"), {task: load(task) for task in TASKS}
+    shared = overlays["segmentation"].keys()
+    assert all(finetune[key] == value for key, value in overlays["segmentation"].items())
+    for task, overlay in overlays.items():
+        assert shared <= overlay.keys()
+        assert overlay["task"] == task
+        assert overlay.keys() - shared <= {"encoding", "direction_losses"}
+        assert overlay["key_metric"].keys() == {overlay["key_metric_name"]}
+        metrics = overlay["key_metric"].keys() | overlay["additional_metrics"].keys()
+        assert overlay["metric_classes"].keys() <= metrics
+
+
+@pytest.mark.parametrize(
+    ("overlays", "channels"),
+    [
+        (["segmentation"], 4),
+        (["crossings"], 4),
+        (["direction"], 6),
+        (["direction", "paper"], 2),
+    ],
+    ids=[*TASKS, "paper"],
+)
+def test_a_network_has_the_channels_that_its_target_and_loss_need(overlays, channels):
+    parser = ConfigParser()
+    parser.read_config(files(["finetune", *overlays]))
+    parser.parse()
+    network = parser.get_parsed_content("network_def")
+    mask = torch.ones(1, 16, 16, 16)
+    data = {"mask": mask, "white_matter": mask, "tissue": mask, "n_peaks": mask, "peak": torch.rand(3, 16, 16, 16)}
+    label = parser.get_parsed_content("target")(data)["label"]
+    with torch.no_grad():
+        prediction = network.eval()(torch.rand(1, 64, 16, 16, 16))
+    assert prediction.shape[1] == channels
+    assert parser.get_parsed_content("loss")(prediction, label[None]).isfinite()
+    decoded = parser.get_parsed_content("postprocessing")({"pred": prediction[0], "label": label, "mask": mask})
+    for handlers in (parser.get_parsed_content("key_metric"), parser.get_parsed_content("additional_metrics")):
+        for name, handler in handlers.items():
+            pair = handler._output_transform([decoded])
+            handler.metric_fn(*pair)
+            assert 0 <= handler.metric_fn.aggregate().item() <= 90, name
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_best_model_is_that_of_the_better_metric(task):
+    parser = ConfigParser()
+    parser.read_config(files(["finetune", task]))
+    parser.parse()
+    better = parser.get_parsed_content("validate::evaluator::metric_cmp_fn")
+    lower = "error" in load(task)["key_metric_name"]
+    assert better(1, 2) == lower
+    assert better(2, 1) != lower
+    assert parser.get_parsed_content("best_model::lower_is_better") == lower
+
+
 def test_blocks_that_stand_in_several_files_are_equal():
     configs = {name: load(name) for name in SELF_CONTAINED}
     networks = [{**configs[name]["network_def"], "out_channels": None} for name in SELF_CONTAINED]
     assert all(network == networks[0] for network in networks)
     for key in ("bundle_root", "device", "amp"):
         assert len({configs[name][key] for name in SELF_CONTAINED}) == 1
-    own = ("postprocessing", "checkpoint", "network_def", "handlers")
-    first, second = ({key: value for key, value in configs[name].items() if key not in own} for name in INFERENCE)
-    assert first == second
-    assert all(configs["finetune"][key] == value for key, value in load("segmentation").items())
-    assert configs["inference_segmentation"]["network_def"]["out_channels"] == configs["finetune"]["output_channels"]
+    own = ("postprocessing", "preprocessing", "checkpoint", "network_def", "handlers", "encoding")
+    ensembles = ("checkpoints", "ensemble", "trained")
+    first, *others = ({key: value for key, value in configs[name].items() if key not in own} for name in INFERENCE)
+    for name, other in zip(INFERENCE[1:], others, strict=True):
+        ignored = ensembles if name == "inference_restoration" else ()
+        assert {k: v for k, v in other.items() if k not in ignored} == {
+            k: v for k, v in first.items() if k not in ignored
+        }
+    assert len({json.dumps(configs[name]["preprocessing"]["transforms"][0]) for name in INFERENCE}) == 1
+    for task in TASKS:
+        assert configs[f"inference_{task}"]["network_def"]["out_channels"] == load(task)["output_channels"]
 
 
 @pytest.mark.skipif(not SCHEMA.is_file(), reason=f"the zoo's schema is not at {SCHEMA}, and nothing is downloaded")

@@ -1,7 +1,4 @@
-"""Targets of the downstream tasks: from label images of a cohort to what a network is trained on, and back.
-
-A pair of classes a task: the encoder makes ``label``, the decoder turns the network's output into what is saved.
-"""
+"""Target of segmentation: the tissue of each voxel of the brain."""
 
 from __future__ import annotations
 
@@ -16,25 +13,6 @@ TISSUES = ("background", "gray matter", "white matter", "cerebrospinal fluid")
 """Classes of ``segmentation``. The indices are those that BIDS gives to common image-derived labels."""
 
 TISSUE_ABBREVIATIONS = ("BG", "GM", "WM", "CSF")
-
-
-class CleanTargetd(Transform):
-    """Make ``label`` for restoration: the image itself, named before artifacts are applied to it and not copied.
-
-    Artifacts return a new image, so both names may share one in a cache, at half the memory.
-
-    Args:
-        image_key: where the image stands, ``(C, X, Y, Z)``.
-        label_key: where the target goes.
-    """
-
-    def __init__(self, image_key: str = "image", label_key: str = "label") -> None:
-        self.image_key = image_key
-        self.label_key = label_key
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Add the target to ``data``."""
-        return {**data, self.label_key: data[self.image_key]}
 
 
 class EncodeTissued(Transform):

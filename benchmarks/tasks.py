@@ -1,0 +1,173 @@
+"""The tasks on small phantoms with true labels: held-out scores of each encoding and loss, beside the floors.
+
+Trains with the bundle's own configs; only length, batch size, learning rate and loss are changed. About twenty minutes
+on one core. The phantoms and all that was trained stay in ``runs/benchmark_tasks``, and are not made again.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from scipy import ndimage
+
+from scripts.cohort.datalist import SPLITS, read_datalist, write_datalist
+from scripts.cohort.phantom import write_phantom
+from scripts.cohort.prepare import prepare_cohort
+from scripts.files import write_nifti
+from scripts.training.metrics import angular_error
+from transforms.targets import MAX_PEAKS
+
+FOLDER = Path("runs/benchmark_tasks")
+CONFIGS = Path(__file__).parents[1] / "bundle" / "configs"
+SUBJECTS = 9
+"""5 for training, 2 for validation, 2 for test."""
+COHORT_SEED = 11
+SEEDS = (0, 1)
+EPOCHS = 20
+"""Of 5 steps each, one scan a step."""
+
+_LOSS = "scripts.training.losses."
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "dyad, cosine": ("direction", {"loss": {"_target_": _LOSS + "DyadCosineLoss"}}),
+    "dyad, MSE": ("direction", {"loss": {"_target_": _LOSS + "MaskedMSELoss"}}),
+    "angles, L1": ("direction", {"encoding": "angles", "loss": {"_target_": _LOSS + "MaskedL1Loss"}}),
+    "angles, MSE (the paper)": ("direction", {"encoding": "angles", "loss": {"_target_": _LOSS + "MaskedMSELoss"}}),
+    "cross-entropy": ("crossings", {"loss": {"_target_": _LOSS + "MaskedCrossEntropyLoss"}}),
+    "cross-entropy, balance 0.5": (
+        "crossings",
+        {"loss": {"_target_": _LOSS + "MaskedCrossEntropyLoss", "balance": 0.5}},
+    ),
+    "cross-entropy, balance 1": ("crossings", {"loss": {"_target_": _LOSS + "MaskedCrossEntropyLoss", "balance": 1.0}}),
+    "one-hot L1 (the paper)": ("crossings", {"loss": {"_target_": _LOSS + "OneHotL1Loss"}}),
+}
+"""Task and changes of its config, by name."""
+
+
+def _on_grid(path: Path, reference: nib.nifti1.Nifti1Pair) -> np.ndarray:
+    """Voxels of an image at the nearest places of another grid, ``(X, Y, Z, ...)``."""
+    image = nib.nifti1.Nifti1Image.from_filename(path)
+    voxels = np.moveaxis(np.indices(reference.shape[:3]), 0, -1)
+    places = nib.affines.apply_affine(np.linalg.inv(image.affine) @ reference.affine, voxels)
+    volumes = np.asarray(image.dataobj).reshape(*image.shape[:3], -1)
+    sampled = [
+        ndimage.map_coordinates(volume, np.moveaxis(places, -1, 0), order=0) for volume in np.moveaxis(volumes, -1, 0)
+    ]
+    return np.stack(sampled, axis=-1).squeeze()
+
+
+def label_from_truth(raw: Path, prepared: Path) -> None:
+    """Add the labels of all tasks to a prepared phantom cohort, from what it was made of."""
+    datalist = read_datalist(prepared)
+    splits = {entry["participant"]: split for split in SPLITS for entry in datalist[split]}
+    entries = []
+    for entry in (entry for split in SPLITS for entry in datalist[split]):
+        truth = raw / "derivatives" / "truth" / entry["participant"] / "dwi"
+        mask = nib.nifti1.Nifti1Image.from_filename(prepared / entry["mask"])
+        tissue, count, peaks = (
+            _on_grid(truth / f"{entry['scan']}_desc-{name}.nii.gz", mask)
+            for name in ("tissue_dseg", "npeaks_dseg", "peaks_dwi")
+        )
+        white_matter = (tissue == 2) & (np.asarray(mask.dataobj) > 0)
+        labels = {
+            "tissue": tissue.astype(np.uint8),
+            "white_matter": white_matter.astype(np.uint8),
+            "n_peaks": np.where(white_matter, count, 0).astype(np.uint8),
+            "peak": np.where(white_matter[..., None], peaks[..., :3], 0).astype(np.float32),
+        }
+        for key, voxels in labels.items():
+            path = (prepared / entry["mask"]).with_name(f"{entry['scan']}_truth-{key}.nii.gz")
+            write_nifti(path, voxels, mask.affine)
+            entry[key] = str(path.relative_to(prepared))
+        entries.append(entry)
+    write_datalist(prepared, entries, splits)
+
+
+def make_cohort(folder: Path) -> Path:
+    """Make, prepare and label the phantoms, unless they are there."""
+    raw, prepared = folder / "raw", folder / "prepared"
+    write_phantom("clinical", SUBJECTS, COHORT_SEED, raw)
+    for outcome in prepare_cohort("bids", raw, prepared, seed=COHORT_SEED):
+        if outcome.failure:
+            raise SystemExit(f"error: {outcome.item}: {outcome.failure}")
+    label_from_truth(raw, prepared)
+    return prepared
+
+
+def run_config(names: Sequence[str], action: str, changes: Mapping[str, Any]) -> None:
+    """Parse some configs of the bundle with changes, and do what one of their ids names."""
+    parser = ConfigParser()
+    parser.read_config([str(CONFIGS / f"{name}.json") for name in names])
+    parser.update(dict(changes))
+    parser.parse()
+    parser.get_parsed_content("initialize")
+    parser.get_parsed_content(action)
+
+
+def train_and_test(task: str, changes: Mapping[str, Any], seed: int, cohort: Path, out: Path) -> dict[str, float]:
+    """Train a task, evaluate its best validation on the test split, and return the mean of each metric over scans."""
+    metrics = out / "evaluation" / "metrics.csv"
+    if not metrics.is_file():
+        options = {
+            "dataset_dir": str(cohort),
+            "output_dir": str(out),
+            "tracking_uri": f"sqlite:///{FOLDER.absolute()}/mlflow.db",
+            "seed": seed,
+            "num_workers": 0,
+            **changes,
+        }
+        training = {"max_epochs": EPOCHS, "val_interval": 5, "batch_size": 1, "learning_rate": 0.003}
+        run_config(["finetune", task], "training", {**options, **training})
+        run_config(["finetune", task, "evaluate"], "evaluating", options)
+    with metrics.open() as file:
+        return {name: float(value) for name, value in csv.reader(file)}
+
+
+def _labels(cohort: Path, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Counts ``(N,)`` and axes ``(3, N)`` of the white matter of each scan."""
+    for entry in read_datalist(cohort)[split]:
+        inside, count, peak = (
+            np.asarray(nib.nifti1.Nifti1Image.from_filename(cohort / entry[key]).dataobj)
+            for key in ("white_matter", "n_peaks", "peak")
+        )
+        yield count[inside > 0], peak[inside > 0].T
+
+
+def floors(cohort: Path) -> dict[str, float]:
+    """Scores on the test split of answers that need no scan: the best constant ones of the training split."""
+    training, test = list(_labels(cohort, "training")), list(_labels(cohort, "test"))
+    counts = np.bincount(np.concatenate([count for count, _ in training]), minlength=MAX_PEAKS + 1)
+    axes = np.concatenate([peak for _, peak in training], axis=1)
+    constant = np.linalg.eigh(axes @ axes.T)[1][:, -1:]
+    errors = [_degrees(peak, constant) for _, peak in test]
+    return {
+        "majority class": float(np.mean([np.mean(count == counts.argmax()) for count, _ in test])),
+        "best constant axis": float(np.mean(errors)),
+    }
+
+
+def _degrees(peak: np.ndarray, constant: np.ndarray) -> float:
+    has_axis = np.linalg.norm(peak, axis=0) > 0
+    true = torch.as_tensor(peak[:, has_axis])
+    return float(angular_error(true, torch.as_tensor(constant).expand_as(true)).mean())
+
+
+def main() -> None:
+    """Train every case with every seed, and print their scores on the test split."""
+    logging.disable(logging.WARNING)
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    cohort = make_cohort(FOLDER / "cohort")
+    print({name: round(value, 3) for name, value in floors(cohort).items()})
+    for name, (task, changes) in CASES.items():
+        for seed in SEEDS:
+            folder = FOLDER / f"{task}_{''.join(c if c.isalnum() else '_' for c in name)}_{seed}"
+            scores = train_and_test(task, changes, seed, cohort, folder)
+            print(f"{task}, {name}, seed {seed}:", {key: round(value, 4) for key, value in scores.items()}, flush=True)

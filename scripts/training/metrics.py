@@ -1,0 +1,138 @@
+"""Metrics of the tasks, each per scan: NaN in a target means that the voxel does not count.
+
+They fit MONAI's ``IgniteMetricHandler``, which keeps the values of each scan for ``MetricsSaver``; what a validation
+leads with is their mean over scans. A scan without any voxel that counts has the value NaN and is left out of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from monai.metrics import CumulativeIterationMetric
+
+from transforms.errors import InputError
+from transforms.targets import decode_direction, encode_direction
+
+STATISTICS = ("mean", "median")
+
+
+class _ScanMetric(CumulativeIterationMetric):
+    """A metric with one value per scan, or one per scan and class."""
+
+    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **_: Any) -> torch.Tensor:
+        if y is None:
+            raise InputError("metric: found no target, expected one.")
+        pairs = zip(torch.as_tensor(y_pred), torch.as_tensor(y), strict=True)
+        return torch.stack([self.score(prediction, target) for prediction, target in pairs])
+
+    def score(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Score one scan.
+
+        Args:
+            prediction: ``(C, X, Y, Z)``.
+            target: ``(C, X, Y, Z)``, NaN where a voxel does not count.
+
+        Returns:
+            one value per class, or a single one; ``(N,)``.
+        """
+        raise NotImplementedError
+
+    def aggregate(self) -> torch.Tensor:
+        """Mean over scans of each scan's mean over classes; NaN values are left out of both."""
+        return torch.nanmean(torch.nanmean(torch.as_tensor(self.get_buffer()), dim=1))
+
+
+def _classes(prediction: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    counts = ~torch.isnan(target[0])
+    return prediction.argmax(dim=0)[counts], target[0][counts].long()
+
+
+class Accuracy(_ScanMetric):
+    """Share of the voxels whose most probable class is the right one.
+
+    Predictions are probabilities or logits ``(C, X, Y, Z)``, targets classes ``(1, X, Y, Z)``.
+    """
+
+    def score(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Score one scan, ``(1,)``."""
+        found, expected = _classes(prediction, target)
+        return (found == expected).double().mean(dim=0, keepdim=True)
+
+
+class Recall(_ScanMetric):
+    """Share of the voxels of each class that are found; NaN for a class that the scan does not have.
+
+    The mean over classes is the balanced accuracy: chance and any constant answer reach 1 / number of classes.
+    Predictions are probabilities or logits ``(C, X, Y, Z)``, targets classes ``(1, X, Y, Z)``.
+    """
+
+    def score(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Score one scan, ``(C,)``."""
+        found, expected = _classes(prediction, target)
+        n = len(prediction)
+        right = torch.bincount(expected[found == expected], minlength=n)
+        # 0 / 0 is NaN
+        return right.double() / torch.bincount(expected, minlength=n)
+
+
+def angular_error(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Angle between axes in degrees, 0 to 90: ``arccos |u.v|``, computed so that it is exact for small angles too.
+
+    Args:
+        one: vectors of any length, ``(3, ...)``; a zero vector, which is no axis, has 90 degrees to everything.
+        other: the same shape.
+    """
+    one, other = one.double(), other.double()
+    across = torch.linalg.vector_norm(torch.linalg.cross(one, other, dim=0), dim=0)
+    along = (one * other).sum(dim=0).abs()
+    degrees = torch.rad2deg(torch.atan2(across, along))
+    return torch.where((across == 0) & (along == 0), 90.0, degrees)
+
+
+class AngularError(_ScanMetric):
+    """Angle in degrees between predicted and true axes, unit vectors ``(3, X, Y, Z)``: 57.3 for random ones.
+
+    Args:
+        statistic: over the voxels of a scan, ``mean`` or ``median``.
+
+    Raises:
+        InputError: another statistic.
+    """
+
+    def __init__(self, statistic: str = "mean") -> None:
+        super().__init__()
+        if statistic not in STATISTICS:
+            raise InputError(f"statistic: found {statistic!r}, expected one of {', '.join(STATISTICS)}.")
+        self.statistic = statistic
+
+    def score(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Score one scan, ``(1,)``."""
+        counts = ~torch.isnan(target).any(dim=0)
+        errors = angular_error(prediction[:, counts], target[:, counts])
+        if not len(errors):
+            return errors.new_full((1,), torch.nan)
+        return errors.mean(dim=0, keepdim=True) if self.statistic == "mean" else errors.quantile(0.5)[None]
+
+
+class AngleError(_ScanMetric):
+    """Mean squared error of the two normalised angles, the metric of Weninger et al., BVM 2022, for ``direction``.
+
+    Predictions and targets are encoded axes, as the network returns them. Angles are compared as they are, dyads after
+    they were turned into angles.
+
+    Args:
+        encoding: ``dyad`` or ``angles``.
+    """
+
+    def __init__(self, encoding: str = "dyad") -> None:
+        super().__init__()
+        self.encoding = encoding
+
+    def score(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Score one scan, ``(1,)``."""
+        counts = ~torch.isnan(target).any(dim=0)
+        pair = [code[:, counts].double() for code in (prediction, target)]
+        if self.encoding != "angles":
+            pair = [encode_direction(decode_direction(code, self.encoding), "angles") for code in pair]
+        return ((pair[0] - pair[1]) ** 2).mean()[None]

@@ -1,0 +1,27 @@
+"""Target of restoration: the image before artifacts are applied to it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+from monai.transforms import Transform
+
+
+class CleanTargetd(Transform):
+    """Make ``label`` for restoration: the image itself, named before artifacts are applied to it and not copied.
+
+    Artifacts return a new image, so both names may share one in a cache, at half the memory.
+
+    Args:
+        image_key: where the image stands, ``(C, X, Y, Z)``.
+        label_key: where the target goes.
+    """
+
+    def __init__(self, image_key: str = "image", label_key: str = "label") -> None:
+        self.image_key = image_key
+        self.label_key = label_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add the target to ``data``."""
+        return {**data, self.label_key: data[self.image_key]}
