@@ -8,46 +8,10 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import DivisiblePadd
 
 from scripts.inference import SaveRestoration, SaveTissue, find_scan
-from transforms.scan import ScanToInput
 
-ORIENTATIONS = ("LAS", "oblique", "RAS")
-SHELLS = ((0, 1), (1000, 10), (5, 1), (3000, 6), (1000, 8), (0, 1))
 AXIS = np.array([0.8, 0.6, 0.0])
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / "model.pt"
-    torch.save({"w": torch.zeros(3)}, path)
-    return path
-
-
-def load(raw, scheme, voxel_size):
-    """Input of the network, padded as the configs of inference do, with the files it comes from."""
-    paths = {"dwi": raw.dwi, "bval": raw.bval, "bvec": raw.bvec}
-    data = ScanToInput(str(scheme), 1000.0, voxel_size)({key: str(path) for key, path in paths.items()})
-    return DivisiblePadd(keys=["image", "b0", "mask"], k=8)(data)
-
-
-@pytest.fixture(scope="module", params=ORIENTATIONS)
-def case(request, tmp_path_factory, heads, scheme):
-    """A raw scan of two shells and three b0 volumes, and the network's input made of it."""
-    folder = tmp_path_factory.mktemp(request.param)
-    gradients = heads.table(*SHELLS)
-    # two parts of one shell must not repeat their directions
-    gradients[13 + 5 : -1, :3] = heads.table((1000, 24))[1::3, :3]
-    raw = heads.write_scan(
-        folder / "sub-01_ses-2_dwi.nii.gz", orientation=request.param, gradients=gradients, dtype=np.float32
-    )
-    # the b0 volumes of a scan differ, so that their mean is none of them
-    image = nib.load(raw.dwi)
-    voxels = image.get_fdata(dtype=np.float32)
-    voxels[..., 11] *= 1.4
-    nib.save(nib.Nifti1Image(voxels, image.affine), raw.dwi)
-    return raw, load(raw, scheme, 4.0)
 
 
 def read(path):
@@ -147,7 +111,7 @@ def probabilities(world):
 
 
 @pytest.mark.parametrize("voxel_size", [4.0, 2.5])
-def test_tissue_comes_to_its_place_in_the_world(case, heads, scheme, checkpoint, tmp_path, voxel_size):
+def test_tissue_comes_to_its_place_in_the_world(case, heads, scheme, checkpoint, tmp_path, voxel_size, load):
     raw, data = case
     if voxel_size != 4.0:
         data = load(raw, scheme, voxel_size)

@@ -1,0 +1,18 @@
+"""Inference on one raw scan: results on the scan's own grid, named as BIDS does."""
+
+from scripts.inference.classes import SaveCrossings, SaveTissue
+from scripts.inference.direction import SaveDirection
+from scripts.inference.ensemble import MeanAxesd, MeanProbabilitiesd, load_networks
+from scripts.inference.restoration import SaveRestoration
+from scripts.inference.scan import find_scan
+
+__all__ = [
+    "MeanAxesd",
+    "MeanProbabilitiesd",
+    "SaveCrossings",
+    "SaveDirection",
+    "SaveRestoration",
+    "SaveTissue",
+    "find_scan",
+    "load_networks",
+]

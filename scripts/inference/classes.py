@@ -1,0 +1,103 @@
+"""Maps of classes of one scan: tissue, and number of fibre populations."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from matplotlib.colors import Colormap
+
+from scripts.files import tissue_table, whole_file
+from scripts.inference.result import SaveResult, on_network_grid, on_scan_grid
+from scripts.training.pictures import TISSUE_COLOURS, draw
+from transforms.scan import Scan
+from transforms.targets import TISSUE_ABBREVIATIONS
+
+
+class SaveClasses(SaveResult):
+    """Write the most probable class of each voxel, all probabilities, and a picture for a quick look.
+
+    Expects ``pred`` (probabilities on the network's grid, ``(K, X, Y, Z)``), ``image``, ``b0`` and ``mask``; of an
+    ensemble also ``disagreement``, ``(1, X, Y, Z)``. Writes ``*_desc-<name>_dseg.nii.gz`` with ``.json`` and ``.png``,
+    ``*_desc-<name>_probseg.nii.gz`` (a volume per class), and of an ensemble ``*_desc-<name>disagreement_map.nii.gz``.
+    Resampled to the scan's grid are the probabilities, not the classes.
+    """
+
+    name: ClassVar[str]
+    task: ClassVar[str]
+    classes: ClassVar[tuple[str, ...]]
+    inside_key: ClassVar[str]
+    colours: ClassVar[str | Colormap]
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the results; ``data`` is returned as it came."""
+        scan = self.scan(data)
+        inside = on_scan_grid(on_network_grid(data, self.inside_key), scan)[0] > 0.5
+        probabilities = on_scan_grid(on_network_grid(data, "pred"), scan)
+        # beyond the network's field of view, and outside of what it was trained on, there is nothing but class 0
+        probabilities[0] += 1.0 - probabilities.sum(dim=0)
+        nothing = torch.eye(len(self.classes))[0][:, None, None, None]
+        probabilities = torch.where(inside, probabilities, nothing)
+
+        content = {"LabelMap": list(self.classes), "Task": self.task, **self.notes(scan)}
+        labels = probabilities.argmax(dim=0).numpy().astype(np.uint8)
+        self.write(scan, f"desc-{self.name}_dseg.nii.gz", labels, content)
+        volumes = np.moveaxis(probabilities.numpy(), 0, -1)
+        self.write(scan, f"desc-{self.name}_probseg.nii.gz", volumes, content, scaled=True)
+        if "disagreement" in data:
+            apart = on_scan_grid(on_network_grid(data, "disagreement"), scan)[0] * inside
+            description = "Mean total variation distance of the members' probabilities from their mean, 0 to 1."
+            name = f"desc-{self.name}disagreement_map.nii.gz"
+            self.write(scan, name, apart.numpy(), {"Description": description, "Task": self.task}, scaled=True)
+        self._draw(data, self.path(scan, f"desc-{self.name}_dseg.png"))
+        return dict(data)
+
+    def notes(self, scan: Scan) -> dict[str, Any]:
+        """What else the sidecar says."""
+        return {}
+
+    def _draw(self, data: Mapping[Hashable, Any], path: Path) -> None:
+        b0, inside = (data[key][0].cpu().numpy() for key in ("b0", "mask"))
+        labels = (data["pred"].argmax(dim=0) * (data[self.inside_key][0] > 0.5)).cpu().numpy()
+        styles: dict[str, dict[str, object]] = {
+            "b0": {"cmap": "gray", "vmin": 0, "vmax": float(np.percentile(b0[inside > 0.5], 98))},
+            self.task: {"cmap": self.colours, "vmin": 0, "vmax": len(self.classes) - 1},
+        }
+        with whole_file(path) as partial:
+            draw({"b0": b0, self.task: labels}, styles).savefig(partial, dpi=100)
+
+
+class SaveTissue(SaveClasses):
+    """Write the tissue map of one scan, with the indices of BIDS: 1 gray matter, 2 white matter, 3 CSF.
+
+    The files are those of :class:`SaveClasses` with the name ``tissue``, and ``*_desc-tissue_dseg.tsv``.
+    """
+
+    name = "tissue"
+    task = "segmentation"
+    classes = TISSUE_ABBREVIATIONS
+    inside_key = "mask"
+    colours = TISSUE_COLOURS
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the results; ``data`` is returned as it came."""
+        with whole_file(self.path(self.scan(data), "desc-tissue_dseg.tsv")) as partial:
+            partial.write_text(tissue_table())
+        return super().__call__(data)
+
+
+class SaveCrossings(SaveClasses):
+    """Write the number of fibre populations in the white matter of one scan, 0 to 3; 0 elsewhere.
+
+    The files are those of :class:`SaveClasses` with the name ``npeaks``. Expects ``white_matter`` too, ``(1, X, Y,
+    Z)``: networks learn the task in white matter only, and what they say elsewhere means nothing.
+    """
+
+    name = "npeaks"
+    task = "crossings"
+    classes = ("0", "1", "2", "3")
+    inside_key = "white_matter"
+    colours = "viridis"

@@ -1,0 +1,63 @@
+"""Direction of the largest fibre population of one scan."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+from scripts.files import whole_file, write_nifti
+from scripts.inference.result import SaveResult, on_network_grid, on_scan_grid
+from scripts.training.pictures import draw
+from transforms.targets import decode_direction, encode_direction
+
+RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+"""NIfTI's colours."""
+
+
+class SaveDirection(SaveResult):
+    """Write the largest peak of each voxel of the white matter, and its colours.
+
+    Expects ``pred`` (unit vectors in world RAS on the network's grid, ``(3, X, Y, Z)``), ``image``, ``b0``, ``mask``
+    and ``white_matter``, ``(1, X, Y, Z)``: networks learn the task in white matter only. Writes
+    ``*_desc-peak_dwi.nii.gz``, three volumes with the unit vector in world RAS and zeros outside of white matter;
+    ``*_desc-peakcolour_map.nii.gz``, red for left-right, green for front-back and blue for up-down; ``.json`` and
+    ``.png``; and of an ensemble ``*_desc-peakdisagreement_map.nii.gz``, the members' mean angle from their mean axis in
+    degrees.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the results; ``data`` is returned as it came."""
+        scan = self.scan(data)
+        inside = (on_scan_grid(on_network_grid(data, "white_matter"), scan)[0] > 0.5).numpy()
+        axes = on_network_grid(data, "pred")
+        # an axis has no sign, so what lies between two of them is found by their dyads
+        dyads = torch.nan_to_num(encode_direction(axes.as_tensor(), "dyad"))
+        between = on_scan_grid(MetaTensor(dyads, affine=axes.affine), scan)
+        peaks = np.moveaxis(decode_direction(between, "dyad").numpy(), 0, -1) * inside[..., None]
+
+        frame = {"Description": "Unit vector of the largest fibre population in world RAS.", "Task": "direction"}
+        self.write(scan, "desc-peak_dwi.nii.gz", peaks.astype(np.float32), frame)
+        colours = np.rint(255 * np.abs(peaks)).astype(np.uint8)
+        colour_path = self.path(scan, "desc-peakcolour_map.nii.gz")
+        write_nifti(colour_path, np.ascontiguousarray(colours).view(RGB)[..., 0], scan.nifti.affine)
+        if "disagreement" in data:
+            apart = on_scan_grid(on_network_grid(data, "disagreement"), scan)[0].numpy() * inside
+            content = {"Description": "Mean angle of the members from their mean axis.", "Units": "degrees"}
+            self.write(scan, "desc-peakdisagreement_map.nii.gz", apart.astype(np.float32), content)
+        self._draw(data, self.path(scan, "desc-peak_dwi.png"))
+        return dict(data)
+
+    @staticmethod
+    def _draw(data: Mapping[Hashable, Any], path: Any) -> None:
+        b0, mask, white = (data[key][0].cpu().numpy() for key in ("b0", "mask", "white_matter"))
+        colours = np.moveaxis(np.abs(data["pred"].cpu().numpy()), 0, -1) * (white > 0.5)[..., None]
+        styles: dict[str, dict[str, object]] = {
+            "b0": {"cmap": "gray", "vmin": 0, "vmax": float(np.percentile(b0[mask > 0.5], 98))},
+            "direction": {},
+        }
+        with whole_file(path) as partial:
+            draw({"b0": b0, "direction": colours}, styles).savefig(partial, dpi=100)

@@ -1,0 +1,103 @@
+"""Several networks as one: mean of what they say, and how far they are apart."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.transforms import Transform
+from torch import nn
+
+from scripts.training.checkpoints import load_network
+from scripts.training.metrics import angular_error
+from transforms.targets import decode_direction, encode_direction
+
+
+class Ensemble(nn.Module):
+    """Networks with one input; their outputs are joined along the channels.
+
+    Args:
+        networks: the members, each from ``(B, C, X, Y, Z)`` to ``(B, K, X, Y, Z)``.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Return ``(B, M * K, X, Y, Z)``, one member after the other."""
+        return torch.cat([network(image) for network in self.networks], dim=1)
+
+
+def load_networks(
+    network: nn.Module, checkpoints: str | Sequence[str], preparation: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """Load a trained network, or several of one architecture as an ensemble.
+
+    Args:
+        network: receives the weights of one checkpoint; of several, copies of it do.
+        checkpoints: made by trainings of one task.
+        preparation: see :func:`scripts.training.checkpoints.load_network`.
+
+    Returns:
+        the network, or the :class:`Ensemble`.
+
+    Raises:
+        SystemExit: a checkpoint does not fit; the sentence says which and why.
+    """
+    if isinstance(checkpoints, str):
+        return load_network(network, checkpoints, preparation)
+    if len(checkpoints) == 1:
+        return load_network(network, checkpoints[0], preparation)
+    return Ensemble([load_network(copy.deepcopy(network), path, preparation) for path in checkpoints])
+
+
+class _MeanOfMembers(Transform):
+    """Decode the output of each member of an ensemble; ``pred`` becomes their mean.
+
+    A single network's output is decoded and nothing else.
+
+    Args:
+        decode: transform that decodes ``pred`` of one member.
+        members: number of networks.
+    """
+
+    def __init__(self, decode: Callable[[Mapping[Hashable, Any]], Mapping[Hashable, Any]], members: int) -> None:
+        self.decode = decode
+        self.members = members
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Decode ``pred``, ``(M * K, X, Y, Z)``, and of several add ``disagreement``, ``(1, X, Y, Z)``."""
+        decoded = [self.decode({**data, "pred": output})["pred"] for output in data["pred"].chunk(self.members)]
+        if self.members == 1:
+            return {**data, "pred": decoded[0]}
+        mean, disagreement = self.mean(torch.stack(decoded))
+        return {**data, "pred": mean, "disagreement": disagreement[None]}
+
+    @staticmethod
+    def mean(decoded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean ``(K, X, Y, Z)`` and disagreement ``(X, Y, Z)`` of ``(M, K, X, Y, Z)``."""
+        raise NotImplementedError
+
+
+class MeanProbabilitiesd(_MeanOfMembers):
+    """Mean probabilities; the members' mean total variation distance from them, 0 to 1, is their disagreement."""
+
+    @staticmethod
+    def mean(decoded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean ``(K, X, Y, Z)`` and disagreement ``(X, Y, Z)`` of ``(M, K, X, Y, Z)``."""
+        mean = decoded.mean(dim=0)
+        return mean, 0.5 * (decoded - mean).abs().sum(dim=1).mean(dim=0)
+
+
+class MeanAxesd(_MeanOfMembers):
+    """Main axis of the mean dyad; the members' mean angle from it in degrees is their disagreement."""
+
+    @staticmethod
+    def mean(decoded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean ``(3, X, Y, Z)`` and disagreement ``(X, Y, Z)`` of unit vectors ``(M, 3, X, Y, Z)``."""
+        dyads = torch.nan_to_num(torch.stack([encode_direction(axes, "dyad") for axes in decoded]))
+        mean = decode_direction(dyads.mean(dim=0), "dyad").to(decoded.dtype)
+        return mean, torch.stack([angular_error(axes, mean) for axes in decoded]).mean(dim=0).to(decoded.dtype)

@@ -1,0 +1,69 @@
+"""A scan with its artifacts removed."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data import MetaTensor
+
+from scripts.files import read_json, whole_file, write_nifti
+from scripts.inference.result import SaveResult, on_network_grid, on_scan_grid
+from transforms.qspace import apply_to_channels, interpolation_matrix
+from transforms.scan import strip_nifti
+
+
+class SaveRestoration(SaveResult):
+    """Write one scan with its artifacts removed: its own gradients, grid and intensity scale.
+
+    What the network changed, restored minus given attenuation, is interpolated to the scan's directions and grid,
+    scaled by its b0 and added to its shell. So detail finer than the network's voxels is kept, volumes of other shells
+    stay as they are, and a network that changes nothing returns the scan itself.
+
+    Expects ``pred`` and ``image`` (attenuations on the scheme, ``(M, X, Y, Z)``), ``mask`` and ``gradients`` (of the
+    scheme). Writes ``*_desc-restored_dwi.nii.gz`` in float32 with ``.bval``, ``.bvec`` and ``.json``.
+
+    Args:
+        output_dir: folder of the results.
+        checkpoint: file of the network's weights, named in the sidecar.
+        bvalue: b-value of the shell in s/mm2.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the results; ``data`` is returned as it came."""
+        scan = self.scan(data)
+        pred, image, mask = (on_network_grid(data, key).as_tensor() for key in ("pred", "image", "mask"))
+        change = (pred - image) * mask
+        scheme = np.asarray(data["gradients"])[:, :3]
+        # to the scan's directions first: they are fewer voxels to do it on; without smoothing, which the even scheme
+        # does not need, and which would take most of a correction of single directions away again
+        back = interpolation_matrix(scheme, scan.shell_gradients[:, :3], smoothing=0.0)
+        on_axes = apply_to_channels(change, back)
+        change_on_grid = on_scan_grid(MetaTensor(on_axes, affine=data["image"].affine), scan).numpy()
+
+        restored = scan.volumes(np.arange(len(scan.gradients)))
+        b0 = restored[scan.b0].mean(axis=0)
+        restored[scan.shell] += change_on_grid * b0
+        # magnitudes have no sign; a scan that came with negative values keeps them where nothing was changed
+        changed = np.any(change_on_grid != 0, axis=0)
+        restored[scan.shell] = np.where(changed, np.maximum(restored[scan.shell], 0.0), restored[scan.shell])
+
+        path = self.path(scan, "desc-restored_dwi.nii.gz")
+        write_nifti(path, np.moveaxis(restored, 0, -1), scan.nifti.affine, header=scan.nifti.header)
+        for source, ending in ((scan.bval, "bval"), (scan.bvec, "bvec")):
+            with whole_file(self.path(scan, f"desc-restored_dwi.{ending}")) as partial:
+                partial.write_bytes(source.read_bytes())
+        acquisition = Path(strip_nifti(scan.path) + ".json")
+        self.describe(
+            self.path(scan, "desc-restored_dwi.json"),
+            scan,
+            {
+                **(read_json(acquisition) if acquisition.is_file() else {}),
+                "Description": "Scan with artifacts removed; shells other than that of BValue are unchanged.",
+                "BValue": self.bvalue,
+                "MeanAbsoluteChangeOfAttenuation": float(change.abs().sum() / mask.sum() / len(change)),
+            },
+        )
+        return dict(data)

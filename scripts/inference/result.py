@@ -1,0 +1,94 @@
+"""What all results of a scan share: their names, sidecars and grid."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Transform
+
+from scripts.files import code_version, sha256, write_json, write_nifti
+from transforms.scan import Scan, strip_nifti
+from transforms.spatial import ResampleToGrid
+
+logger = logging.getLogger(__name__)
+
+STEPS = 65535
+"""Numbers from 0 to 1 are stored as 16-bit integers."""
+
+
+class SaveResult(Transform):
+    """Base of what writes a result of one scan.
+
+    Args:
+        output_dir: folder of the results.
+        checkpoint: file of the network's weights, or several of an ensemble; named in the sidecar.
+        bvalue: b-value of the shell in s/mm2.
+    """
+
+    def __init__(self, output_dir: str, checkpoint: str | Sequence[str], bvalue: float) -> None:
+        self.output_dir = Path(output_dir)
+        self.checkpoints = [Path(path) for path in ([checkpoint] if isinstance(checkpoint, str) else checkpoint)]
+        self.bvalue = bvalue
+
+    def scan(self, data: Mapping[Hashable, Any]) -> Scan:
+        """Raw scan that ``data`` comes from."""
+        return Scan(data["dwi"], data.get("bval"), data.get("bvec"), self.bvalue)
+
+    def path(self, scan: Scan, ending: str) -> Path:
+        """Path of a result: the scan's BIDS entities, then ``ending``."""
+        entities = re.sub(r"_desc-[^_]+", "", Path(strip_nifti(scan.path)).name.removesuffix("_dwi"))
+        return self.output_dir / f"{entities}_{ending}"
+
+    def write(
+        self, scan: Scan, ending: str, voxels: np.ndarray, content: Mapping[str, Any], scaled: bool = False
+    ) -> None:
+        """Write an image on the scan's grid, and its sidecar.
+
+        Args:
+            scan: the raw scan.
+            ending: of the file, ``.nii.gz``.
+            voxels: shape ``(X, Y, Z)`` or ``(X, Y, Z, N)``.
+            content: of the sidecar, beside what all of them say.
+            scaled: whether numbers from 0 to 1 are to be stored in ``STEPS``.
+        """
+        if scaled:
+            voxels = np.rint(voxels * STEPS).astype(np.uint16)
+        write_nifti(self.path(scan, ending), voxels, scan.nifti.affine, slope=1 / STEPS if scaled else None)
+        self.describe(self.path(scan, ending.replace(".nii.gz", ".json")), scan, content)
+
+    def describe(self, path: Path, scan: Scan, content: Mapping[str, Any]) -> None:
+        """Write a sidecar that says what a result was made of and by which network."""
+        logger.info("written: %s", strip_nifti(path).removesuffix(".json") + ".nii.gz")
+        sources = [scan.path, scan.bval, scan.bvec]
+        models = [{"File": path.name, "SHA256": sha256(path)} for path in self.checkpoints]
+        write_json(
+            path,
+            {
+                **content,
+                "Sources": [str(source) for source in sources],
+                "SourceChecksums": {str(source): sha256(source) for source in sources},
+                "Model": models[0] if len(models) == 1 else models,
+                "GeneratedBy": [{"Name": "dmri-pretraining", "Version": code_version()}],
+            },
+        )
+
+
+def on_network_grid(data: Mapping[Hashable, Any], key: str) -> MetaTensor:
+    """Give what a network returned the affine of what it was given, on the CPU in float32."""
+    image = data[key]
+    plain = image.as_tensor() if isinstance(image, MetaTensor) else image
+    return MetaTensor(plain.detach().cpu().float(), affine=data["image"].affine)
+
+
+def on_scan_grid(image: MetaTensor, scan: Scan) -> torch.Tensor:
+    """Resample ``(C, X, Y, Z)`` to the grid of the raw scan; 0 beyond the network's field of view."""
+    affine = torch.as_tensor(scan.nifti.affine, dtype=torch.float64)
+    grid = MetaTensor(torch.zeros(1, *scan.nifti.shape[:3]), affine=affine)
+    return ResampleToGrid()(image, grid).as_tensor()
