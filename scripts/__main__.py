@@ -90,14 +90,26 @@ def prepare(
 def label(
     prepared: Annotated[Path, typer.Option(help="Folder of a prepared cohort.")],
     tissue_derivatives: Annotated[
-        Path, typer.Option(help="BIDS derivatives with *_dseg.nii.gz: 1 gray matter, 2 white matter, 3 CSF.")
-    ],
+        Path | None,
+        typer.Option(
+            help="BIDS derivatives with your own *_dseg.nii.gz or *_probseg.nii.gz, in the space of the scans.",
+            show_default="tissue from the T1",
+        ),
+    ] = None,
     jobs: Jobs = 1,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler, as tcp://host:8786, in place of --jobs.")
+    ] = None,
 ) -> None:
-    """Add tissue labels to a prepared cohort."""
+    """Add labels to a prepared cohort: tissue, white matter, number of fibre peaks and the largest peak.
+
+    Reads the raw scans that the cohort was prepared from and, where there is one, their T1-weighted image. Writes
+    images and a picture beside each prepared scan, labels.tsv, and their places to datalist.json. Scans that are
+    labelled already are kept.
+    """
     from scripts.cohort.label import label_cohort
 
-    _report(label_cohort(prepared, tissue_derivatives, jobs), prepared)
+    _report(label_cohort(prepared, tissue_derivatives, jobs, scheduler), prepared)
 
 
 @app.command()

@@ -1,4 +1,7 @@
-"""One task per scan over processes of this machine, with a progress bar; what fails is reported, the rest is done."""
+"""One task per scan over processes, here or by a Dask scheduler, with a progress bar.
+
+What fails is reported, the rest is done.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -18,10 +22,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from threadpoolctl import threadpool_limits
 
 from scripts.errors import reason
+from transforms.errors import InputError
 
 Item = TypeVar("Item")
 
 KILLED = "its process was ended by the system, perhaps for want of memory; fewer --jobs need less"
+
+CONNECTION_SECONDS = 20
+"""After which a scheduler that does not answer is taken for absent."""
 
 console = Console(stderr=True)
 
@@ -44,7 +52,9 @@ def _start_worker(threads: int) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
 
 
-def run_jobs(task: Callable[[Item], Any], items: Sequence[Item], jobs: int, description: str) -> list[Outcome[Item]]:
+def run_jobs(
+    task: Callable[[Item], Any], items: Sequence[Item], jobs: int, description: str, scheduler: str | None = None
+) -> list[Outcome[Item]]:
     """Call ``task`` on each item.
 
     Args:
@@ -52,9 +62,14 @@ def run_jobs(task: Callable[[Item], Any], items: Sequence[Item], jobs: int, desc
         items: what to work on; ``str(item)`` names one on the screen.
         jobs: processes; 1 works in this one.
         description: stands before the progress bar.
+        scheduler: address of a Dask scheduler (``tcp://host:8786``) whose workers do the work instead of processes of
+            this machine; they see the same files and have this package installed.
 
     Returns:
         outcomes in the order of ``items``.
+
+    Raises:
+        InputError: no scheduler answers at the address.
     """
     outcomes: dict[int, Outcome[Item]] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -67,7 +82,10 @@ def run_jobs(task: Callable[[Item], Any], items: Sequence[Item], jobs: int, desc
                 progress.console.print(f"left out {items[index]}: {outcome.failure}", highlight=False, soft_wrap=True)
             progress.advance(bar)
 
-        if jobs <= 1:
+        if scheduler is not None:
+            for index, outcome in _on_cluster(task, items, scheduler):
+                done(index, outcome)
+        elif jobs <= 1:
             for index, item in enumerate(items):
                 done(index, _attempt(task, item))
         else:
@@ -95,6 +113,57 @@ def _in_processes(
                 yield index, Outcome(items[index], failure=reason(error)) if error else future.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def local_cluster(jobs: int) -> Iterator[str]:
+    """Start Dask workers on this machine, one process and one thread each, and give their scheduler's address."""
+    import dask  # noqa: PLC0415
+    from distributed import LocalCluster  # noqa: PLC0415
+
+    # what the workers say of their coming and going is of no use to who waits for labels
+    dask.config.set({"logging.distributed": "critical"})
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    with LocalCluster(
+        n_workers=jobs,
+        threads_per_worker=1,
+        processes=True,
+        host="127.0.0.1",
+        dashboard_address=None,
+        memory_limit=0,
+        silence_logs=False,
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+def _on_cluster(
+    task: Callable[[Item], Any], items: Sequence[Item], scheduler: str
+) -> Iterator[tuple[int, Outcome[Item]]]:
+    """Call ``task`` on items by the workers of a Dask scheduler.
+
+    Raises:
+        InputError: no scheduler answers.
+    """
+    # Dask takes a second to import, and most commands do without it
+    import distributed  # noqa: PLC0415
+
+    try:
+        client = distributed.Client(scheduler, timeout=CONNECTION_SECONDS)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"scheduler: found no Dask scheduler at {scheduler!r} ({reason(error)}), expected tcp://host:8786."
+        ) from None
+    with client:
+        futures = {client.submit(_attempt, task, item, pure=False): index for index, item in enumerate(items)}
+        try:
+            for future in distributed.as_completed(list(futures)):
+                index = futures[future]
+                raised = future.exception()
+                killed = isinstance(raised, distributed.KilledWorker)
+                failure = KILLED if killed else reason(raised) if raised else None
+                yield index, Outcome(items[index], failure=failure) if failure else future.result()
+        finally:
+            client.cancel(list(futures))
 
 
 def _attempt(task: Callable[[Item], Any], item: Item) -> Outcome[Item]:

@@ -21,8 +21,11 @@ logger = logging.getLogger(__name__)
 SPLITS = ("training", "validation", "test")
 """Keys of a MONAI datalist."""
 
-LABELS = ("tissue",)
+LABELS = ("tissue", "tissue_prob", "white_matter", "n_peaks", "peak")
 """Keys of an entry that hold the path of a label image."""
+
+FOUR_DIMENSIONAL = ("tissue_prob", "peak")
+"""Labels with several volumes."""
 
 DATALIST = "datalist.json"
 

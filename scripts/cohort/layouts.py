@@ -27,6 +27,7 @@ class RawScan:
         bval: its b-values.
         bvec: its b-vectors.
         brain_mask: a given brain mask on its grid, or None.
+        t1w: a T1-weighted image of the same participant and session, or None.
         phase_encoding: ``PhaseEncodingDirection`` (``j-``) or, where the polarity is not known, ``PhaseEncodingAxis``
             (``j``), by that name, in the voxel axes of the file; empty where neither is known.
     """
@@ -37,6 +38,7 @@ class RawScan:
     bval: Path
     bvec: Path
     brain_mask: Path | None = None
+    t1w: Path | None = None
     phase_encoding: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -73,6 +75,14 @@ def _find_mask(masks: BIDSLayout, entities: Mapping[str, Any]) -> Path | None:
     return None
 
 
+def _find_t1w(layout: BIDSLayout, root: Path, entities: Mapping[str, Any]) -> Path | None:
+    """Find the T1-weighted image of a scan's participant and session; of several, the first by name."""
+    same = {key: entities[key] for key in ("subject", "session") if key in entities}
+    found = layout.get(**same, suffix="T1w", extension=[".nii.gz", ".nii"])
+    paths = sorted(Path(file.path) for file in found if file.get_entities(metadata=False).get("part", "mag") == "mag")
+    return next((path for path in paths if (root / "derivatives") not in path.parents), None)
+
+
 def find_bids(root: Path, derivatives: Path | None = None) -> list[RawScan]:
     """Find the diffusion scans of a BIDS dataset.
 
@@ -102,6 +112,7 @@ def find_bids(root: Path, derivatives: Path | None = None) -> list[RawScan]:
                 bval=_gradient_file(layout.get_bval, dwi, ".bval"),
                 bvec=_gradient_file(layout.get_bvec, dwi, ".bvec"),
                 brain_mask=_find_mask(masks, entities) if masks else None,
+                t1w=_find_t1w(layout, root, entities),
                 phase_encoding=_phase_encoding(file.get_metadata()),
             )
         )
@@ -112,6 +123,10 @@ def find_bids(root: Path, derivatives: Path | None = None) -> list[RawScan]:
         if first.name == second.name:
             raise InputError(f"{first.dwi} and {second.dwi}: found two versions of one scan, expected one.")
     return scans
+
+
+HCP_T1W = ("T1w_acpc_dc_restore_brain.nii.gz", "T1w_acpc_dc_restore.nii.gz", "T1w_acpc_dc_restore_1.25.nii.gz")
+"""Names of the T1-weighted image in ``<ID>/T1w``; the first that is there is taken."""
 
 
 def find_hcp(root: Path, derivatives: Path | None = None) -> list[RawScan]:
@@ -130,6 +145,7 @@ def find_hcp(root: Path, derivatives: Path | None = None) -> list[RawScan]:
                 bval=folder / "bvals",
                 bvec=folder / "bvecs",
                 brain_mask=mask if mask.is_file() else None,
+                t1w=next((path for name in HCP_T1W if (path := folder.parent / name).is_file()), None),
             )
         )
     if not scans:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from scripts.cohort.datalist import DATALIST, LABELS, assign_splits, read_datalist, write_datalist
+from scripts.cohort.datalist import DATALIST, FOUR_DIMENSIONAL, LABELS, assign_splits, read_datalist, write_datalist
 from scripts.cohort.layouts import RawScan, find_scans
 from scripts.files import code_version, read_json, sha256, whole_file, write_json, write_nifti
 from scripts.jobs import Outcome, run_jobs
@@ -26,6 +27,10 @@ ATTENUATION_STEPS = 65535
 
 DEFAULT_SPLITS = {"bids": (15.0, 5.0, 8.0), "hcp": (45.0, 5.0, 0.0)}
 """Participants for training, validation and test in Weninger et al., BVM 2022: clinical and auxiliary cohort."""
+
+
+RAW_FILES = ("dwi", "bval", "bvec", "brain_mask", "t1w")
+"""Files of a raw scan whose places a prepared scan keeps, for what is made of them later: attributes of RawScan."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +92,16 @@ def prepare_scan(scan: RawScan, folder: Path, preparation: Preparation) -> dict[
         "b0": str(b0.relative_to(folder)),
         "mask": str(mask.relative_to(folder)),
     }
+    # relative to the cohort's folder, so that the two may be moved together
+    files = {name: getattr(scan, name) for name in RAW_FILES}
+    raw = {name: os.path.relpath(path, folder) for name, path in files.items() if path}
     made_from = {"SourceChecksums": checksums, "Preparation": asdict(preparation), "Version": code_version()}
     # the sidecar is written last, so that where it stands everything does
     if sidecar.is_file() and all(file.is_file() for file in (attenuation, b0, mask)):
         known = read_json(sidecar)
         if all(known.get(key) == value for key, value in made_from.items()):
+            if known.get("RawFiles") != raw:
+                write_json(sidecar, known | {"RawFiles": raw})
             return entry
 
     data: dict[str, Any] = {"dwi": str(scan.dwi), "bval": str(scan.bval), "bvec": str(scan.bvec)}
@@ -116,6 +126,7 @@ def prepare_scan(scan: RawScan, folder: Path, preparation: Preparation) -> dict[
         {
             "Description": "Signal of one shell divided by the mean b0, 0 to 1, on the directions of scheme.bvec.",
             "Sources": [str(source) for source in sources],
+            "RawFiles": raw,
             **made_from,
             "Volumes": {"b0": len(shell.b0), "shell": len(shell.shell)},
             "DistinctAxes": unique_axes(directions, SAME_AXIS_DEGREES),
@@ -171,8 +182,9 @@ def _labels_that_still_fit(folder: Path, earlier: Mapping[str, str], entry: Mapp
     kept = {}
     for key in LABELS:
         if key in earlier and (folder / earlier[key]).is_file():
-            label = open_nifti(folder / earlier[key], ndim=3)
-            if label.shape == mask.shape and np.allclose(label.affine, mask.affine):
+            path = folder / earlier[key]
+            label = open_nifti(path, ndim=4 if key in FOUR_DIMENSIONAL else 3)
+            if label.shape[:3] == mask.shape and np.allclose(label.affine, mask.affine):
                 kept[key] = earlier[key]
     return kept
 

@@ -1,0 +1,289 @@
+"""Labels of all scans of a prepared cohort; what is there and still right is kept."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from monai.data import MetaTensor
+
+from scripts.cohort.datalist import LABELS, SPLITS, read_datalist, read_preparation, write_datalist
+from scripts.cohort.label import diffusion, fibres, given, registration, tissue
+from scripts.cohort.label.diffusion import NoFibresError
+from scripts.cohort.label.quality import COLUMNS, flag_outliers, picture, write_table
+from scripts.cohort.label.raw import Shell, load_shell, raw_files, read_volume
+from scripts.files import code_version, read_json, sha256, tissue_table, whole_file, write_json, write_nifti
+from scripts.jobs import Outcome, console, local_cluster, run_jobs
+from transforms.errors import InputError
+from transforms.scan import open_nifti
+from transforms.targets import TISSUE_ABBREVIATIONS, TISSUES
+
+TABLE = "labels.tsv"
+
+FILES = {
+    "tissue": "desc-tissue_dseg",
+    "tissue_prob": "desc-tissue_probseg",
+    "white_matter": "desc-wm_mask",
+    "n_peaks": "desc-npeaks_dseg",
+    "peak": "desc-peak_dwi",
+}
+"""End of the name of each label's file, by its key in the datalist."""
+
+DESCRIPTIONS = {
+    "tissue": "Tissue classes on the grid of the prepared scan.",
+    "tissue_prob": "Shares of background, gray matter, white matter and cerebrospinal fluid, one volume each.",
+    "white_matter": "Mask of white matter.",
+    "n_peaks": "Number of peaks of the fibre orientation distribution in white matter, 0 elsewhere.",
+    "peak": "Largest peak of the fibre orientation distribution: unit vector in world RAS, 0 outside white matter.",
+}
+
+WHITE = TISSUE_ABBREVIATIONS.index("WM")
+
+LEAST_DICE = 0.4
+"""Overlap of white matter by the T1 and by FA and MD; aligned scans have 0.6 and more."""
+
+PARAMETERS: dict[str, Any] = {
+    "RelativePeakThreshold": fibres.RELATIVE_THRESHOLD,
+    "MinimumSeparationDegrees": fibres.SEPARATION_DEGREES,
+    "MaximumNumberOfPeaks": fibres.MOST_PEAKS,
+    "ResponseFractionalAnisotropy": list(fibres.RESPONSE_FA),
+    "WhiteMatterFractionalAnisotropy": diffusion.LEAST_FA,
+    "WhiteMatterMeanDiffusivityRatio": diffusion.MOST_MD,
+    "MarkovRandomFieldBeta": tissue.BETA,
+    "FluidPercentile": tissue.FLUID_PERCENTILE,
+    "TissueSubdivision": tissue.SUBDIVISION,
+    "BrainIntensityLimits": [tissue.DARK, tissue.BRIGHT],
+    "RegistrationLimits": [registration.LEAST_COVERED, registration.LEAST_DEPENDENCE, LEAST_DICE],
+    "Seed": tissue.SEED,
+}
+"""What labels depend on beside their sources; a change makes them again."""
+
+
+class _Named(dict):
+    """An entry of a datalist that prints as its scan's name."""
+
+    def __str__(self) -> str:
+        return str(self["scan"])
+
+
+def _tissue_from_t1(
+    path: Path, shell: Shell, mask: MetaTensor, by_diffusion: np.ndarray
+) -> tuple[np.ndarray | None, dict[str, Any], str | None]:
+    """Shares of tissues by a T1, measures of its registration, and what is wrong with it; no shares if something is."""
+    t1 = read_volume(path)
+    attenuation = MetaTensor(torch.from_numpy(shell.mean_attenuation)[None], affine=mask.affine)
+    alignment = registration.align(t1, attenuation, mask)
+    measures: dict[str, Any] = {
+        "registration_covered": alignment.covered,
+        "registration_dependence": alignment.dependence,
+        "registration_shift_mm": alignment.shift,
+        "registration_turn_degrees": alignment.turn,
+        "T1ToDiffusion": np.linalg.inv(alignment.matrix).tolist(),
+    }
+    if alignment.fault:
+        return None, measures, alignment.fault
+    shares = tissue.tissue_from_t1(registration.carried(t1, alignment.matrix), mask)
+    overlap = dice(shares.argmax(axis=0) == WHITE, by_diffusion)
+    if overlap < LEAST_DICE:
+        found = f"white matter of the T1 and of the diffusion tensor overlap with a Dice of {overlap:.2f}"
+        return None, measures | {"white_matter_dice": overlap}, f"{found}, expected at least {LEAST_DICE:g}"
+    return shares, measures, None
+
+
+def dice(first: np.ndarray, second: np.ndarray) -> float:
+    """Overlap of two masks, 0 to 1 (Dice, Ecology 26:297-302, 1945)."""
+    total = int(first.sum() + second.sum())
+    return float(2 * (first & second).sum() / total) if total else 0.0
+
+
+def label_scan(
+    entry: Mapping[str, Any], folder: Path, derivatives: Path | None, bvalue: float
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Label one scan of a prepared cohort, or find that it is labelled already.
+
+    Args:
+        entry: of the datalist.
+        folder: of the prepared cohort.
+        derivatives: BIDS derivatives with tissue segmentations that share the scan's world space, or None.
+        bvalue: of the shell in s/mm2.
+
+    Returns:
+        the entry with the paths of its labels, and its row of the table.
+
+    Raises:
+        InputError: a raw file or the given segmentation is missing, or cannot be used.
+    """
+    scan = str(entry["scan"])
+    files = raw_files(dict(entry), folder)
+    own = given.find_given(derivatives, entry["participant"], scan) if derivatives else []
+    inputs = [files[name] for name in ("dwi", "bval", "bvec")] + [folder / entry["mask"], *own]
+    if not own and "t1w" in files:
+        inputs.append(files["t1w"])
+    checksums = {path.name: sha256(path) for path in inputs}
+    made_from = {
+        "SourceChecksums": checksums,
+        "Parameters": PARAMETERS,
+        "Version": code_version(),
+    }
+    stem = entry["mask"].removesuffix("desc-brain_mask.nii.gz")
+    record = folder / f"{stem}desc-labels.json"
+    paths = {key: f"{stem}{end}.nii.gz" for key, end in FILES.items()}
+    if record.is_file():
+        known = read_json(record)
+        made = [key for key in FILES if key in known.get("Labels", [])]
+        same = all(known.get(key) == value for key, value in made_from.items())
+        if same and made and all((folder / paths[key]).is_file() for key in made):
+            return _with_labels(entry, {key: paths[key] for key in made}), known["Measures"]
+    if checksums[files["dwi"].name] != entry["checksum"]:
+        raise InputError(f"{files['dwi']}: found another file than the one that was prepared, expected the same.")
+
+    try:
+        labels, row, how, figure = _make(scan, files, own, read_volume(folder / entry["mask"]), bvalue)
+    except NoFibresError as error:
+        raise InputError(f"{files['dwi']}: {error}") from None
+    # the record is taken away first and written last, so that where it stands all labels do
+    record.unlink(missing_ok=True)
+    how = {"Sources": [str(path) for path in inputs], **made_from, "BValue": bvalue, **how}
+    affine = open_nifti(folder / entry["mask"], ndim=3).affine
+    for key, path in paths.items():
+        _write(folder / path, key, labels.get(key), affine, how)
+    with whole_file(folder / f"{stem}desc-labels.png") as partial:
+        figure.savefig(partial, dpi=80)
+    write_json(record, {"Labels": list(labels), "Measures": row, **how})
+    return _with_labels(entry, {key: paths[key] for key in labels}), row
+
+
+def _make(
+    scan: str, files: Mapping[str, Path], own: Sequence[Path], mask: MetaTensor, bvalue: float
+) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, Any], Figure]:
+    """Labels of a scan by their key, its row of the table, what its JSON says of how they were made, and a picture."""
+    shell = load_shell(files, bvalue, mask)
+    tensor = diffusion.fit_tensor(shell)
+    white = by_diffusion = diffusion.white_matter(tensor, shell)
+    route, shares, fault = "FA and MD", None, None
+    aligned: dict[str, Any] = {}
+    if own:
+        route, shares = "derivatives", given.given_tissue(own, mask)
+    elif "t1w" in files:
+        shares, aligned, fault = _tissue_from_t1(files["t1w"], shell, mask, by_diffusion)
+        route = route if shares is None else "T1"
+    notes = [f"T1 not used: {fault}"] if fault else []
+    labels: dict[str, np.ndarray] = {}
+    if shares is not None:
+        labels["tissue"] = (shares.argmax(axis=0) * shell.mask).astype(np.uint8)
+        labels["tissue_prob"] = np.moveaxis(shares, 0, -1).astype(np.float32)
+        white = labels["tissue"] == WHITE
+        aligned["white_matter_dice"] = dice(white, by_diffusion)
+    found = fibres.find_fibres(shell, tensor, white)
+    labels |= {"white_matter": white.astype(np.uint8), "n_peaks": found.n_peaks, "peak": found.peak}
+    row = _measures(scan, route, labels, shell, found)
+    row |= {key: value for key, value in aligned.items() if key in COLUMNS}
+    row["notes"] = notes
+    how = {
+        "Route": route,
+        "Notes": notes,
+        "SphericalHarmonicOrder": found.order,
+        "DistinctAxes": found.axes,
+        "Response": asdict(found.response) | {"fa": found.response.fa},
+        **{key: value for key, value in aligned.items() if key not in COLUMNS},
+    }
+    shown = labels.get("tissue", labels["white_matter"] * WHITE)
+    title = f"{scan}: white matter from {route}, SH order {found.order}"
+    return labels, row, how, picture(shell.b0, shell.mask, shown, found.n_peaks, found.peak, title)
+
+
+def _write(path: Path, key: str, voxels: np.ndarray | None, affine: np.ndarray, how: Mapping[str, Any]) -> None:
+    """Write one label with its JSON; take away one that a scan no longer has."""
+    sidecar = Path(str(path).replace(".nii.gz", ".json"))
+    if voxels is None:
+        path.unlink(missing_ok=True)
+        sidecar.unlink(missing_ok=True)
+        return
+    write_nifti(path, voxels, affine)
+    content: dict[str, Any] = {"Description": DESCRIPTIONS[key]}
+    if key == "tissue":
+        content["LabelMap"] = dict(zip(TISSUE_ABBREVIATIONS, range(len(TISSUES)), strict=True))
+    elif key == "tissue_prob":
+        content["LabelMap"] = list(TISSUE_ABBREVIATIONS)
+    write_json(sidecar, {**content, **how})
+
+
+def _with_labels(entry: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key not in LABELS} | dict(labels)
+
+
+def _measures(
+    scan: str, route: str, labels: Mapping[str, np.ndarray], shell: Shell, found: fibres.Fibres
+) -> dict[str, Any]:
+    """Row of the table: volumes in millilitres, shares of white matter by its number of peaks."""
+    millilitres = abs(float(np.linalg.det(shell.affine[:3, :3]))) / 1000
+    white = labels["white_matter"] > 0
+    counts = np.bincount(found.n_peaks[white], minlength=4) / max(int(white.sum()), 1)
+    row: dict[str, Any] = {
+        "scan": scan,
+        "route": route,
+        "sh_order": found.order,
+        "response_voxels": found.response.voxels,
+        "brain_ml": float(shell.mask.sum() * millilitres),
+        "white_matter_ml": float(white.sum() * millilitres),
+        "response_fa": found.response.fa,
+    }
+    row |= {name: float(counts[n]) for n, name in ((1, "one_peak"), (2, "two_peaks"), (3, "three_peaks"))}
+    if "tissue" in labels:
+        row |= {
+            f"{name}_ml": float((labels["tissue"] == index).sum() * millilitres)
+            for name, index in (("gray_matter", 1), ("fluid", 3))
+        }
+    return row
+
+
+def label_cohort(
+    folder: Path, tissue_derivatives: Path | None = None, jobs: int = 1, scheduler: str | None = None
+) -> list[Outcome[dict[str, Any]]]:
+    """Label a prepared cohort; scans that cannot be labelled keep what they had.
+
+    Args:
+        folder: of the prepared cohort.
+        tissue_derivatives: BIDS derivatives with tissue segmentations in the scans' world space; None for tissue from
+            T1-weighted images, and white matter from FA and MD where there is none.
+        jobs: processes on this machine.
+        scheduler: address of a Dask scheduler whose workers do it instead, on the same files.
+
+    Returns:
+        the outcome of each scan.
+
+    Raises:
+        InputError: no prepared cohort, no such folder of derivatives, or no such scheduler.
+    """
+    if tissue_derivatives is not None and not tissue_derivatives.is_dir():
+        raise InputError(f"{tissue_derivatives}: no such folder, expected BIDS derivatives.")
+    folder = folder.resolve()
+    datalist = read_datalist(folder)
+    preparation = read_preparation(str(folder))
+    if "bvalue" not in preparation:
+        raise InputError(f"{folder / 'dataset_description.json'}: found no Preparation, expected a prepared cohort.")
+    splits = {entry["participant"]: split for split in SPLITS for entry in datalist[split]}
+    entries = [_Named(entry) for split in SPLITS for entry in datalist[split]]
+    derivatives = tissue_derivatives.resolve() if tissue_derivatives else None
+    task = functools.partial(label_scan, folder=folder, derivatives=derivatives, bvalue=preparation["bvalue"])
+    if jobs > 1 and scheduler is None:
+        with local_cluster(min(jobs, max(1, len(entries)))) as address:
+            outcomes = run_jobs(task, entries, jobs, "labelling", address)
+    else:
+        outcomes = run_jobs(task, entries, jobs, "labelling", scheduler)
+    with whole_file(folder / "desc-tissue_dseg.tsv") as partial:
+        partial.write_text(tissue_table())
+    labelled = [outcome.result[0] if outcome.result else dict(outcome.item) for outcome in outcomes]
+    write_datalist(folder, labelled, splits)
+    rows = flag_outliers([outcome.result[1] for outcome in outcomes if outcome.result])
+    write_table(folder / TABLE, sorted(rows, key=lambda row: row["scan"]))
+    for row in rows:
+        if row["flags"]:
+            console.print(f"{row['scan']}: {row['flags']}", highlight=False, soft_wrap=True)
+    return outcomes  # type: ignore[return-value]
