@@ -1,0 +1,232 @@
+"""What a network is compared with: answers that need no training, given as networks of the same form.
+
+A floor is what any network should beat, a constant answer; the others are the classical methods on the same input. Each
+takes the attenuations ``(B, C, X, Y, Z)`` and returns what a network for the task returns, so that all are decoded and
+scored by one and the same code.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.metrics import Metric
+from monai.engines import SupervisedEvaluator
+from monai.transforms import Transform
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from scripts.cohort.datalist import describe_input
+from scripts.cohort.label.diffusion import fit_tensor as fit_shell
+from scripts.cohort.label.fibres import Fibres, find_fibres
+from scripts.cohort.label.raw import Shell
+from scripts.errors import exits_on_input_error
+from scripts.files import whole_file
+from scripts.training.tracking import ScanTable
+from transforms.targets import TISSUES, decode_direction, encode_direction
+from transforms.targets.direction import CHANNELS
+from transforms.targets.peak_count import MAX_PEAKS
+from transforms.tensor import MAX_MD, MIN_FA, fit_tensor, fractional_anisotropy, mean_diffusivity
+
+CSF_MD = 1.6e-3
+"""Mean diffusivity in mm2/s above which a voxel is CSF: between gray matter with 0.8 and free water with 3.0."""
+
+LEAST_FA = 0.1
+"""Fractional anisotropy below which no deconvolution is tried: no white matter has less, three crossings included."""
+
+CERTAIN = 20.0
+"""Logit of a class that is certain; softmax makes a probability of 1 of it but for 2 in 10^9."""
+
+console = Console()
+
+
+class Voxelwise(nn.Module):
+    """A method that gives each scan its answer, without weights.
+
+    Args:
+        method: from attenuations ``(C, X, Y, Z)`` to what a network returns of them, ``(K, X, Y, Z)``.
+    """
+
+    def __init__(self, method: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Answer for a batch ``(B, C, X, Y, Z)``."""
+        return torch.stack([self.method(image) for image in images])
+
+
+def class_logits(classes: torch.Tensor, count: int) -> torch.Tensor:
+    """Logits ``(count, X, Y, Z)`` of classes ``(X, Y, Z)`` that are certain."""
+    return CERTAIN * torch.movedim(nn.functional.one_hot(classes.long(), count), -1, 0).float()
+
+
+def tissue_by_tensor(image: torch.Tensor, gradients: np.ndarray) -> torch.Tensor:
+    """Tissue by thresholds: white matter by ``MIN_FA`` and ``MAX_MD``, CSF by ``CSF_MD``, the rest is gray matter."""
+    tensor = fit_tensor(image, gradients)
+    diffusivity = mean_diffusivity(tensor)
+    white = (fractional_anisotropy(tensor) > MIN_FA) & (diffusivity < MAX_MD)
+    names = ["gray matter", "white matter", "cerebrospinal fluid"]
+    gray, white_matter, csf = (TISSUES.index(name) for name in names)
+    classes = torch.full(image.shape[1:], gray, device=image.device)
+    classes[white] = white_matter
+    classes[diffusivity > CSF_MD] = csf
+    return class_logits(classes, len(TISSUES))
+
+
+def direction_by_tensor(image: torch.Tensor, gradients: np.ndarray, encoding: str) -> torch.Tensor:
+    """Main eigenvector of the diffusion tensor, encoded."""
+    matrices = fit_tensor(image, gradients).movedim((0, 1), (-2, -1)).double()
+    main = torch.linalg.eigh(matrices)[1][..., -1].movedim(-1, 0)
+    return encode_direction(main, encoding).to(image.dtype)
+
+
+def deconvolve(image: torch.Tensor, gradients: np.ndarray) -> Fibres:
+    """Deconvolve attenuations as the labels are made of the scan itself, wherever FA is above ``LEAST_FA``."""
+    signal = image.cpu().numpy().astype(np.float32)
+    inside = np.asarray(signal.any(axis=0))
+    shell = Shell(signal, b0=np.ones(inside.shape, np.float32), gradients=gradients, mask=inside, affine=np.eye(4))
+    tensor = fit_shell(shell)
+    return find_fibres(shell, tensor, inside & (tensor.fa > LEAST_FA))
+
+
+def count_by_deconvolution(image: torch.Tensor, gradients: np.ndarray) -> torch.Tensor:
+    """Number of peaks, as logits."""
+    return class_logits(torch.from_numpy(deconvolve(image, gradients).n_peaks), MAX_PEAKS + 1).to(image)
+
+
+def direction_by_deconvolution(image: torch.Tensor, gradients: np.ndarray, encoding: str) -> torch.Tensor:
+    """Largest peak, encoded; where there is none, the main eigenvector of the tensor."""
+    peak = torch.from_numpy(np.moveaxis(deconvolve(image, gradients).peak, -1, 0))
+    code = encode_direction(peak, encoding).to(image)
+    return torch.where(torch.isnan(code), direction_by_tensor(image, gradients, encoding), code)
+
+
+def majority_class(labels: Iterable[torch.Tensor], count: int) -> torch.Tensor:
+    """Logits ``(count,)`` of the most frequent class of labels ``(1, X, Y, Z)``; NaN does not count."""
+    counts = torch.zeros(count)
+    for label in labels:
+        classes = label[~torch.isnan(label)].long()
+        counts += torch.bincount(classes.flatten(), minlength=count)[:count]
+    return CERTAIN * nn.functional.one_hot(counts.argmax(), count).float()
+
+
+def mean_axis(labels: Iterable[torch.Tensor], encoding: str) -> torch.Tensor:
+    """Code ``(K,)`` of the axis that is nearest to all encoded axes ``(K, X, Y, Z)``; NaN does not count."""
+    total = torch.zeros(CHANNELS["dyad"], dtype=torch.float64)
+    for label in labels:
+        codes = label[:, ~torch.isnan(label).any(dim=0)].double()
+        total += encode_direction(decode_direction(codes, encoding), "dyad").sum(dim=1)
+    axis = decode_direction(total[:, None], "dyad")
+    return encode_direction(axis, encoding)[:, 0].float()
+
+
+def constant(answer: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Method that gives every voxel one answer ``(K,)``."""
+    return lambda image: answer.to(image)[:, None, None, None].expand(-1, *image.shape[1:])
+
+
+def baselines(
+    task: str, output_channels: int, gradients: np.ndarray, labels: Iterable[torch.Tensor]
+) -> dict[str, nn.Module]:
+    """Make the baselines of a task.
+
+    Args:
+        task: ``segmentation``, ``crossings`` or ``direction``.
+        output_channels: of a network for the task, ``K``; tells the encoding of a direction.
+        gradients: gradient table of the input, shape ``(C, 4)``.
+        labels: targets of the training scans, ``(1, X, Y, Z)`` or ``(K, X, Y, Z)``.
+
+    Returns:
+        networks by name.
+    """
+    if task == "segmentation":
+        # outside of the brain the label is background, which every method knows: what counts is the tissue inside
+        inside = (torch.where(label > 0, label, torch.nan) for label in labels)
+        return {
+            "majority class": Voxelwise(constant(majority_class(inside, len(TISSUES)))),
+            "FA and MD thresholds": Voxelwise(lambda image: tissue_by_tensor(image, gradients)),
+        }
+    if task == "crossings":
+        return {
+            "majority class": Voxelwise(constant(majority_class(labels, MAX_PEAKS + 1))),
+            "deconvolution": Voxelwise(lambda image: count_by_deconvolution(image, gradients)),
+        }
+    encoding = next(name for name, channels in CHANNELS.items() if channels == output_channels)
+    return {
+        "mean axis": Voxelwise(constant(mean_axis(labels, encoding))),
+        "tensor": Voxelwise(lambda image: direction_by_tensor(image, gradients, encoding)),
+        "deconvolution": Voxelwise(lambda image: direction_by_deconvolution(image, gradients, encoding)),
+    }
+
+
+@exits_on_input_error
+def compare(
+    evaluator: SupervisedEvaluator,
+    data_loader: Iterable[Any],
+    postprocessing: Transform,
+    metrics: Mapping[str, Metric],
+    classes: Mapping[str, Sequence[str]],
+    task: str,
+    output_channels: int,
+    dataset_dir: str,
+    training_data: Sequence[Mapping[str, Any]],
+    folder: str,
+) -> None:
+    """Score the baselines of a task on the scans that a network was evaluated on, and write all side by side.
+
+    Writes ``<folder>/baselines.csv`` (columns ``method``, ``scan``, ``metric``, ``class``, ``value``; the network is
+    one of the methods) and prints the means.
+
+    Args:
+        evaluator: of the network, after its run, which wrote ``<folder>/scans.csv``.
+        data_loader: of the scans.
+        postprocessing: decodes what a network returns.
+        metrics: those of the evaluator, the leading one first.
+        classes: names of the classes of a metric.
+        task: see :func:`baselines`.
+        output_channels: see :func:`baselines`.
+        dataset_dir: folder of the prepared cohort.
+        training_data: data set of the training scans, with ``label``.
+        folder: of the evaluation.
+    """
+    prepared = describe_input(dataset_dir)
+    scheme = np.array(prepared["scheme"])
+    gradients = np.column_stack([scheme, np.full(len(scheme), prepared["bvalue"])])
+    means = {"network": dict(evaluator.state.metrics)}
+    rows = _read("network", Path(folder) / "scans.csv")
+    methods = baselines(task, output_channels, gradients, (item["label"].as_tensor() for item in training_data))
+    leading, *others = metrics
+    with TemporaryDirectory() as temporary:
+        for name, method in methods.items():
+            table = Path(temporary) / f"{name}.csv"
+            other = SupervisedEvaluator(
+                device=torch.device("cpu"),
+                val_data_loader=data_loader,
+                network=method,
+                postprocessing=postprocessing,
+                key_val_metric={leading: metrics[leading]},
+                additional_metrics={metric: metrics[metric] for metric in others},
+                val_handlers=[ScanTable(str(table), classes)],
+            )
+            other.run()
+            means[name] = dict(other.state.metrics)
+            rows += _read(name, table)
+    with whole_file(Path(folder) / "baselines.csv") as partial, partial.open("w", newline="") as file:
+        csv.writer(file).writerows([("method", *ScanTable.COLUMNS), *rows])
+    shown = Table("method", *metrics, title=f"{task}, means over the scans")
+    for name, values in means.items():
+        shown.add_row(name, *(f"{values[metric]:.4f}" for metric in metrics))
+    console.print(shown)
+
+
+def _read(method: str, path: Path) -> list[tuple[str, ...]]:
+    """Rows of a table that ``ScanTable`` wrote, with the method before them."""
+    with path.open(newline="") as file:
+        return [(method, *row) for row in list(csv.reader(file))[1:]]

@@ -1,0 +1,123 @@
+"""Baselines give the answers that need no training, in the form that a network gives them."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from scripts.training import baselines as module
+from scripts.training.metrics import angular_error
+from transforms.qspace import default_scheme
+from transforms.targets import TISSUES, decode_direction, encode_direction
+
+GRADIENTS = np.column_stack([default_scheme(), np.full(64, 1000.0)])
+SHAPE = (2, 3, 4)
+
+
+def signal(axes: np.ndarray, along: np.ndarray, across: np.ndarray) -> torch.Tensor:
+    """Attenuations of axially symmetric tensors about ``axes`` ``(3, ...)``."""
+    cosine = np.einsum("ci,i...->c...", GRADIENTS[:, :3], axes)
+    return torch.from_numpy(np.exp(-1000 * (across + (along - across) * cosine**2))).float()
+
+
+def random_axes(seed: int = 0) -> np.ndarray:
+    return np.moveaxis(Rotation.random(np.prod(SHAPE), random_state=seed).apply([0, 0, 1]).reshape(*SHAPE, 3), -1, 0)
+
+
+@pytest.mark.parametrize("encoding", ["dyad", "angles"])
+def test_tensor_gives_the_fibre(encoding):
+    true = random_axes()
+    image = signal(true, np.full(SHAPE, 1.6e-3), np.full(SHAPE, 0.4e-3))
+    label = encode_direction(torch.from_numpy(true), encoding)
+    method = module.baselines("direction", {"dyad": 6, "angles": 2}[encoding], GRADIENTS, [label])["tensor"]
+    found = decode_direction(method(image[None])[0], encoding)
+    assert angular_error(found, torch.from_numpy(true)).max() < 0.1
+
+
+def test_thresholds_give_the_tissue():
+    axes = random_axes()
+    along = np.full(SHAPE, 0.8e-3)
+    across = along.copy()
+    along[0], across[0] = 1.6e-3, 0.4e-3
+    along[1, 0], across[1, 0] = 3e-3, 3e-3
+    classes = module.tissue_by_tensor(signal(axes, along, across), GRADIENTS).argmax(dim=0)
+    names = np.array(TISSUES)[classes.numpy()]
+    assert set(names[0].ravel()) == {"white matter"}
+    assert set(names[1, 0]) == {"cerebrospinal fluid"}
+    assert set(names[1, 1:].ravel()) == {"gray matter"}
+
+
+def test_majority_is_that_of_the_training_scans_where_they_count():
+    first = torch.tensor([0.0, 1, 1, torch.nan]).reshape(1, 1, 2, 2)
+    second = torch.tensor([2.0, 2, 2, torch.nan]).reshape(1, 1, 2, 2)
+    logits = module.majority_class([first, second, first], 4)
+    assert logits.argmax() == 1
+    assert torch.softmax(logits, dim=0)[1] > 1 - 1e-6
+    tissue = torch.tensor([0.0, 0, 0, 2]).reshape(1, 1, 2, 2)
+    method = module.baselines("segmentation", 4, GRADIENTS, [tissue])["majority class"]
+    assert method(torch.rand(1, 64, *SHAPE)).shape == (1, 4, *SHAPE)
+    assert set(method(torch.rand(1, 64, *SHAPE)).argmax(dim=1).flatten().tolist()) == {2}
+
+
+@pytest.mark.parametrize(("encoding", "channels"), [("dyad", 6), ("angles", 2)])
+def test_mean_axis_is_the_middle_of_a_fan_without_regard_to_signs(encoding, channels):
+    angles = np.radians([-30, -10, 10, 30])
+    signs = np.array([1, -1, 1, -1])
+    axes = torch.from_numpy(np.stack([signs * np.sin(angles), 0 * angles, signs * np.cos(angles)])[:, :, None, None])
+    label = encode_direction(axes, encoding)
+    label = torch.cat([label, torch.full_like(label[:, :1], torch.nan)], dim=1)
+    answer = module.baselines("direction", channels, GRADIENTS, [label])["mean axis"](torch.rand(1, 64, *SHAPE))[0]
+    assert answer.shape == (channels, *SHAPE)
+    found = decode_direction(answer, encoding)
+    expected = torch.tensor([0.0, 0, 1])[:, None, None, None].expand_as(found)
+    assert angular_error(found, expected).max() < 0.01
+
+
+@pytest.fixture(scope="module")
+def crossing():
+    """Two halves of a block: one fibre along an axis, and that one and a smaller one across it."""
+    shape = (10, 8, 9)
+    axis, other = np.array([0.6, 0.0, 0.8]), np.array([0.0, 1.0, 0.0])
+    fibre = [np.exp(-1000 * (0.2e-3 + 1.5e-3 * (GRADIENTS[:, :3] @ v) ** 2)) for v in (axis, other)]
+    image = np.tile(fibre[0][:, None, None, None], (1, *shape))
+    image[:, 5:] = (0.6 * fibre[0] + 0.4 * fibre[1])[:, None, None, None]
+    return torch.from_numpy(image).float(), torch.from_numpy(axis)
+
+
+def test_deconvolution_counts_what_crosses(crossing):
+    image, _ = crossing
+    method = module.baselines("crossings", 4, GRADIENTS, [torch.ones(1, 2, 2, 2)])["deconvolution"]
+    counts = method(image[None])[0].argmax(dim=0)
+    assert set(counts[:5].flatten().tolist()) == {1}
+    assert set(counts[5:].flatten().tolist()) == {2}
+
+
+@pytest.mark.parametrize(("encoding", "channels"), [("dyad", 6), ("angles", 2)])
+def test_deconvolution_finds_the_larger_fibre_of_a_crossing(crossing, encoding, channels):
+    image, axis = crossing
+    label = encode_direction(axis[:, None, None, None], encoding)
+    methods = module.baselines("direction", channels, GRADIENTS, [label])
+    true = axis[:, None, None, None].expand(-1, *image.shape[1:])
+    errors = {
+        name: angular_error(decode_direction(method(image[None])[0], encoding), true)
+        for name, method in methods.items()
+    }
+    assert errors["deconvolution"].max() < 5
+    assert errors["mean axis"].max() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("task", "channels", "names"),
+    [
+        ("segmentation", 4, {"majority class", "FA and MD thresholds"}),
+        ("crossings", 4, {"majority class"}),
+        ("direction", 6, {"mean axis", "tensor"}),
+    ],
+)
+def test_every_task_has_its_floor(task, channels, names):
+    label = torch.zeros(channels if task == "direction" else 1, 2, 2, 2)
+    label[0] = 1
+    found = module.baselines(task, channels, GRADIENTS, [label])
+    assert names <= set(found)
+    for name in names:
+        assert found[name](torch.full((1, 64, *SHAPE), 0.5)).shape == (1, channels, *SHAPE)
