@@ -118,12 +118,13 @@ def _in_processes(
 @contextmanager
 def local_cluster(jobs: int) -> Iterator[str]:
     """Start Dask workers on this machine, one process and one thread each, and give their scheduler's address."""
-    import dask  # noqa: PLC0415
+    # what the workers say of their coming and going is of no use to who waits for labels; they inherit this
+    quiet = dict.fromkeys(("distributed", "distributed.core", "distributed.nanny", "distributed.worker"), "critical")
+    os.environ.setdefault("DASK_LOGGING", repr(quiet))
     from distributed import LocalCluster  # noqa: PLC0415
 
-    # what the workers say of their coming and going is of no use to who waits for labels
-    dask.config.set({"logging.distributed": "critical"})
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    for name in quiet:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with LocalCluster(
         n_workers=jobs,
         threads_per_worker=1,

@@ -32,7 +32,12 @@ from scripts.training.tracking import ScanTable
 from transforms.targets import TISSUES, decode_direction, encode_direction
 from transforms.targets.direction import CHANNELS
 from transforms.targets.peak_count import MAX_PEAKS
-from transforms.tensor import MAX_MD, MIN_FA, fit_tensor, fractional_anisotropy, mean_diffusivity
+from transforms.tensor import fit_tensor, fractional_anisotropy, mean_diffusivity
+
+MIN_FA = 0.25
+MAX_MD = 1.1e-3
+"""White matter has a fractional anisotropy above, and a mean diffusivity in mm2/s below: the pair with the best overlap
+(Dice 0.94) with the white matter of a phantom at 2.4 mm."""
 
 CSF_MD = 1.6e-3
 """Mean diffusivity in mm2/s above which a voxel is CSF: between gray matter with 0.8 and free water with 3.0."""

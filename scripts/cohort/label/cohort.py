@@ -23,6 +23,7 @@ from scripts.jobs import Outcome, console, local_cluster, run_jobs
 from transforms.errors import InputError
 from transforms.scan import open_nifti
 from transforms.targets import TISSUE_ABBREVIATIONS, TISSUES
+from transforms.tensor import LEAST_FA, MOST_MD
 
 TABLE = "labels.tsv"
 
@@ -53,8 +54,8 @@ PARAMETERS: dict[str, Any] = {
     "MinimumSeparationDegrees": fibres.SEPARATION_DEGREES,
     "MaximumNumberOfPeaks": fibres.MOST_PEAKS,
     "ResponseFractionalAnisotropy": list(fibres.RESPONSE_FA),
-    "WhiteMatterFractionalAnisotropy": diffusion.LEAST_FA,
-    "WhiteMatterMeanDiffusivityRatio": diffusion.MOST_MD,
+    "WhiteMatterFractionalAnisotropy": LEAST_FA,
+    "WhiteMatterMeanDiffusivityRatio": MOST_MD,
     "MarkovRandomFieldBeta": tissue.BETA,
     "FluidPercentile": tissue.FLUID_PERCENTILE,
     "TissueSubdivision": tissue.SUBDIVISION,

@@ -7,23 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from dipy.core.gradients import GradientTable, gradient_table
 from dipy.reconst.dti import TensorModel
-from scipy import ndimage
 
 from scripts.cohort.label.raw import Shell
 from transforms.errors import InputError
 from transforms.gradients import B0_MAX
-
-LEAST_FA = 0.2
-"""Fractional anisotropy (FA) of white matter where there is no T1: the usual threshold of tractography."""
-
-CLEAR_FA = 0.4
-"""FA above which a voxel is white matter without doubt, whose mean diffusivity is the measure of the others."""
-
-MOST_MD = 1.4
-"""Mean diffusivity (MD) of white matter, over the median MD of what is white matter without doubt."""
-
-LEAST_PART_ML = 0.5
-"""Smaller parts of a white-matter mask are noise."""
+from transforms.tensor import white_matter as tensor_white_matter
 
 
 class NoFibresError(InputError):
@@ -72,14 +60,7 @@ def white_matter(tensor: Tensor, shell: Shell) -> np.ndarray:
     Raises:
         NoFibresError: nothing in the scan is anisotropic.
     """
-    clear = shell.mask & (tensor.fa > CLEAR_FA) & (tensor.md > 0)
-    if not clear.any():
-        raise NoFibresError(f"found no voxel of FA above {CLEAR_FA:g} in the brain, expected white matter.")
-    # the brain's rim is anisotropic by movement and by what the mask has too much
-    core = ndimage.binary_erosion(shell.mask)
-    limit = MOST_MD * np.median(tensor.md[clear & core] if (clear & core).any() else tensor.md[clear])
-    found = core & (tensor.fa > LEAST_FA) & (tensor.md < limit)
-    parts, count = ndimage.label(found)
-    least = LEAST_PART_ML * 1000 / abs(np.linalg.det(shell.affine[:3, :3]))
-    large = np.flatnonzero(np.bincount(parts.ravel(), minlength=count + 1) >= least)
-    return np.isin(parts, large[large > 0])
+    try:
+        return tensor_white_matter(tensor.fa, tensor.md, shell.mask, abs(np.linalg.det(shell.affine[:3, :3])) / 1000)
+    except InputError as error:
+        raise NoFibresError(str(error)) from None

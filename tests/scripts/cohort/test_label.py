@@ -10,6 +10,7 @@ import pytest
 
 from scripts.cohort.datalist import SPLITS, load_entries, read_datalist
 from scripts.cohort.label import label_cohort
+from scripts.cohort.label.cohort import FILES
 from scripts.cohort.prepare import prepare_cohort
 from transforms.errors import InputError
 
@@ -49,7 +50,8 @@ def prepared(tmp_path_factory, heads, scheme):
 
 @pytest.fixture
 def cohort(prepared, tmp_path):
-    return shutil.copytree(prepared, tmp_path / "prepared")
+    # raw and prepared scans are moved together
+    return shutil.copytree(prepared.parent, tmp_path / "moved") / prepared.name
 
 
 def path_of(derivatives, subject, ending="desc-tissue_dseg"):
@@ -83,7 +85,8 @@ def test_tissues_come_to_their_places_in_the_world(cohort, heads, tmp_path, size
     assert (found[~inside] == 0).all()
     assert (found[inside] > 0).all()
     sidecar = json.loads((cohort / "sub-01/dwi/sub-01_desc-tissue_dseg.json").read_text())
-    assert sidecar["SourceChecksums"] == {str(source): hashlib.sha256(source.read_bytes()).hexdigest()}
+    assert sidecar["SourceChecksums"][source.name] == hashlib.sha256(source.read_bytes()).hexdigest()
+    assert sidecar["Route"] == "derivatives"
     assert sidecar["LabelMap"] == {"BG": 0, "GM": 1, "WM": 2, "CSF": 3}
 
 
@@ -143,7 +146,8 @@ def test_one_scan_gains_labels_and_the_others_and_the_split_stay(cohort, heads, 
     after = read_datalist(cohort)
     for split in SPLITS:
         for old, new in zip(before[split], after[split], strict=True):
-            added = {"tissue": f"{old['scan']}/dwi/{old['scan']}_desc-tissue_dseg.nii.gz"}
+            stem = f"{old['scan']}/dwi/{old['scan']}"
+            added = {key: f"{stem}_{end}.nii.gz" for key, end in FILES.items()}
             assert new == (old | added if old["scan"] == "sub-02" else old)
     assert after["checksum"] != before["checksum"]
     (split,) = [name for name in SPLITS if after[name][0]["scan"] == "sub-02"]
@@ -157,7 +161,7 @@ def test_a_tissue_segmentation_is_preferred_to_another_and_two_are_refused(cohor
     good = place(heads.world_grid(affine, shape))
     truth = tmp_path / "truth"
     for subject in SUBJECTS:
-        write(path_of(truth, subject, "desc-aseg_dseg"), affine, np.full(shape, FLUID))
+        write(path_of(truth, subject, "desc-aseg_dseg"), affine, np.full(shape, WHITE))
     write(path_of(truth, "sub-01"), affine, good)
     write(path_of(truth, "sub-03", "desc-lesion_dseg"), affine, good)
     failures = {str(outcome.item): outcome.failure for outcome in label_cohort(cohort, truth)}
