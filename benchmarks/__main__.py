@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import artifacts, resampling, tasks
+from benchmarks import artifacts, inference, resampling, tasks
 
-TIMINGS = {"resampling": resampling.main, "artifacts": artifacts.main}
+TIMINGS = {
+    "resampling": resampling.main,
+    "artifacts": artifacts.main,
+    "inference": inference.main,
+}
 TRAININGS = {"tasks": tasks.main}
 """Minutes of training, so only when they are asked for."""
 

@@ -1,0 +1,79 @@
+"""Direction of the largest fibre in one life-size clinical scan: the network beside DIPY's spherical deconvolution."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from dipy.data import get_sphere
+from dipy.direction import peaks_from_model
+from dipy.reconst.csdeconv import ConstrainedSphericalDeconvModel
+from monai.bundle import ConfigParser
+
+from benchmarks.timing import report, side_by_side
+from scripts.cohort.label import diffusion, fibres
+from scripts.cohort.label.raw import Shell
+from scripts.cohort.phantom import write_phantom
+from transforms import WhiteMatterd
+
+CONFIG = Path("bundle/configs/inference_direction.json")
+PROCESSES = 2
+
+
+def main() -> None:
+    """Time the network on prepared input first, then the whole inference from raw scan to files, then DIPY."""
+    logging.disable(logging.INFO)
+    with TemporaryDirectory() as folder:
+        root = write_phantom("clinical", 1, 0, Path(folder) / "raw", "standard")
+        parser = ConfigParser(json.loads(CONFIG.read_text()))
+        checkpoint = Path(folder) / "model.pt"
+        torch.save({"network": parser.get_parsed_content("network_def").state_dict()}, checkpoint)
+        parser["dwi"] = str(root / "sub-01" / "dwi" / "sub-01_dwi.nii.gz")
+        parser["checkpoint"], parser["output_dir"] = str(checkpoint), str(Path(folder) / "maps")
+        parser.parse(reset=True)
+        evaluator = parser.get_parsed_content("evaluator")
+        network = parser.get_parsed_content("network").eval()
+        scan = WhiteMatterd()(parser.get_parsed_content("dataset")[0])
+        image = scan["image"].as_tensor()
+
+        def apply() -> None:
+            with torch.inference_mode():
+                network(image[None])
+
+        report("one 2.4 mm scan", side_by_side({"network": apply, **_others(evaluator.run, scan)}, repeats=3))
+
+
+def _others(run: Callable[[], object], scan: dict) -> dict[str, Callable[[], object]]:
+    """Whole inference, and DIPY on the white matter of the same input."""
+    mask = scan["mask"][0].numpy() > 0.5
+    white = scan["white_matter"][0].numpy() > 0.5
+    signal = scan["image"].numpy().astype(np.float32)
+    shell = Shell(signal, b0=np.ones(mask.shape, np.float32), gradients=scan["gradients"], mask=mask, affine=np.eye(4))
+    response = fibres.estimate_response(shell, diffusion.fit_tensor(shell), white)
+    data = np.moveaxis(np.concatenate([shell.b0[None], signal]), 0, -1).astype(np.float64)
+
+    def deconvolve() -> None:
+        model = ConstrainedSphericalDeconvModel(
+            diffusion.table_of(shell), (np.array(response.eigenvalues), response.b0), sh_order_max=8
+        )
+        peaks_from_model(
+            model,
+            data,
+            get_sphere(name="repulsion724"),
+            relative_peak_threshold=0.5,
+            min_separation_angle=25,
+            mask=white,
+            npeaks=3,
+            parallel=True,
+            num_processes=PROCESSES,
+        )
+
+    return {
+        "raw scan to files": run,
+        f"DIPY CSD and peaks, {int(white.sum())} voxels, {PROCESSES} processes": deconvolve,
+    }
