@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,8 +11,7 @@ from matplotlib.colors import Colormap
 
 from scripts.files import tissue_table, whole_file
 from scripts.inference.result import SaveResult, on_network_grid, on_scan_grid
-from scripts.training.pictures import TISSUE_COLOURS, draw
-from transforms.scan import Scan
+from scripts.training.pictures import TISSUE_COLOURS
 from transforms.targets import TISSUE_ABBREVIATIONS
 
 
@@ -42,7 +40,7 @@ class SaveClasses(SaveResult):
         nothing = torch.eye(len(self.classes))[0][:, None, None, None]
         probabilities = torch.where(inside, probabilities, nothing)
 
-        content = {"LabelMap": list(self.classes), "Task": self.task, **self.notes(scan)}
+        content = {"LabelMap": list(self.classes), "Task": self.task}
         labels = probabilities.argmax(dim=0).numpy().astype(np.uint8)
         self.write(scan, f"desc-{self.name}_dseg.nii.gz", labels, content)
         volumes = np.moveaxis(probabilities.numpy(), 0, -1)
@@ -52,22 +50,10 @@ class SaveClasses(SaveResult):
             description = "Mean total variation distance of the members' probabilities from their mean, 0 to 1."
             name = f"desc-{self.name}disagreement_map.nii.gz"
             self.write(scan, name, apart.numpy(), {"Description": description, "Task": self.task}, scaled=True)
-        self._draw(data, self.path(scan, f"desc-{self.name}_dseg.png"))
+        shown = (data["pred"].argmax(dim=0) * (data[self.inside_key][0] > 0.5)).cpu().numpy()
+        style = {"cmap": self.colours, "vmin": 0, "vmax": len(self.classes) - 1}
+        self.draw(scan, f"desc-{self.name}_dseg.png", data, self.task, shown, style)
         return dict(data)
-
-    def notes(self, scan: Scan) -> dict[str, Any]:
-        """What else the sidecar says."""
-        return {}
-
-    def _draw(self, data: Mapping[Hashable, Any], path: Path) -> None:
-        b0, inside = (data[key][0].cpu().numpy() for key in ("b0", "mask"))
-        labels = (data["pred"].argmax(dim=0) * (data[self.inside_key][0] > 0.5)).cpu().numpy()
-        styles: dict[str, dict[str, object]] = {
-            "b0": {"cmap": "gray", "vmin": 0, "vmax": float(np.percentile(b0[inside > 0.5], 98))},
-            self.task: {"cmap": self.colours, "vmin": 0, "vmax": len(self.classes) - 1},
-        }
-        with whole_file(path) as partial:
-            draw({"b0": b0, self.task: labels}, styles).savefig(partial, dpi=100)
 
 
 class SaveTissue(SaveClasses):

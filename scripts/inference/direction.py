@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from scripts.files import whole_file, write_nifti
+from scripts.files import write_nifti
 from scripts.inference.result import SaveResult, on_network_grid, on_scan_grid
-from scripts.training.pictures import draw
 from transforms.targets import decode_direction, encode_direction
 
 RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
@@ -48,16 +47,7 @@ class SaveDirection(SaveResult):
             apart = on_scan_grid(on_network_grid(data, "disagreement"), scan)[0].numpy() * inside
             content = {"Description": "Mean angle of the members from their mean axis.", "Units": "degrees"}
             self.write(scan, "desc-peakdisagreement_map.nii.gz", apart.astype(np.float32), content)
-        self._draw(data, self.path(scan, "desc-peak_dwi.png"))
+        white = (data["white_matter"][0].cpu().numpy() > 0.5)[..., None]
+        shown = np.moveaxis(np.abs(data["pred"].cpu().numpy()), 0, -1) * white
+        self.draw(scan, "desc-peak_dwi.png", data, "direction", shown, {})
         return dict(data)
-
-    @staticmethod
-    def _draw(data: Mapping[Hashable, Any], path: Any) -> None:
-        b0, mask, white = (data[key][0].cpu().numpy() for key in ("b0", "mask", "white_matter"))
-        colours = np.moveaxis(np.abs(data["pred"].cpu().numpy()), 0, -1) * (white > 0.5)[..., None]
-        styles: dict[str, dict[str, object]] = {
-            "b0": {"cmap": "gray", "vmin": 0, "vmax": float(np.percentile(b0[mask > 0.5], 98))},
-            "direction": {},
-        }
-        with whole_file(path) as partial:
-            draw({"b0": b0, "direction": colours}, styles).savefig(partial, dpi=100)

@@ -47,11 +47,10 @@ def load_networks(
     Raises:
         SystemExit: a checkpoint does not fit; the sentence says which and why.
     """
-    if isinstance(checkpoints, str):
-        return load_network(network, checkpoints, preparation)
-    if len(checkpoints) == 1:
-        return load_network(network, checkpoints[0], preparation)
-    return Ensemble([load_network(copy.deepcopy(network), path, preparation) for path in checkpoints])
+    paths = [checkpoints] if isinstance(checkpoints, str) else checkpoints
+    if len(paths) == 1:
+        return load_network(network, paths[0], preparation)
+    return Ensemble([load_network(copy.deepcopy(network), path, preparation) for path in paths])
 
 
 class _MeanOfMembers(Transform):

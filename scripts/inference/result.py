@@ -13,7 +13,8 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Transform
 
-from scripts.files import code_version, sha256, write_json, write_nifti
+from scripts.files import code_version, sha256, whole_file, write_json, write_nifti
+from scripts.training.pictures import draw
 from transforms.scan import Scan, strip_nifti
 from transforms.spatial import ResampleToGrid
 
@@ -78,6 +79,21 @@ class SaveResult(Transform):
                 "GeneratedBy": [{"Name": "dmri-pretraining", "Version": code_version()}],
             },
         )
+
+    def draw(
+        self,
+        scan: Scan,
+        ending: str,
+        data: Mapping[Hashable, Any],
+        title: str,
+        volume: np.ndarray,
+        style: Mapping[str, object],
+    ) -> None:
+        """Draw a result ``(X, Y, Z)`` or ``(X, Y, Z, 3)`` on the network's grid below the b0, for a quick look."""
+        b0, mask = (data[key][0].cpu().numpy() for key in ("b0", "mask"))
+        gray = {"cmap": "gray", "vmin": 0, "vmax": float(np.percentile(b0[mask > 0.5], 98))}
+        with whole_file(self.path(scan, ending)) as partial:
+            draw({"b0": b0, title: volume}, {"b0": gray, title: style}).savefig(partial, dpi=100)
 
 
 def on_network_grid(data: Mapping[Hashable, Any], key: str) -> MetaTensor:

@@ -6,8 +6,9 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
-from monai.config import KeysCollection
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Transform
+
+from transforms.targets.classes import DecodeClassesd
 
 MAX_PEAKS = 3
 """Most fibre populations that are told apart, as in Weninger et al., BVM 2022; the classes are 0 to 3."""
@@ -35,24 +36,8 @@ class EncodePeakCountd(Transform):
         return {**data, self.label_key: torch.where(data[self.white_matter_key] > 0.5, count, torch.nan)}
 
 
-class DecodePeakCountd(MapTransform):
+class DecodePeakCountd(DecodeClassesd):
     """Turn the output of a network for ``crossings`` into probabilities of 0 to 3 populations; outside the mask, of 0.
 
-    Args:
-        keys: logits, ``(4, X, Y, Z)``; become probabilities that add up to 1.
-        mask_key: where the mask stands, ``(1, X, Y, Z)``, on the same grid: the brain, or white matter if it is known.
+    The mask is that of the brain, or of white matter if it is known.
     """
-
-    def __init__(self, keys: KeysCollection, mask_key: str = "mask") -> None:
-        super().__init__(keys)
-        self.mask_key = mask_key
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Decode each key of ``data``."""
-        result = dict(data)
-        for key in self.key_iterator(data):
-            inside = (data[self.mask_key] > 0.5).to(data[key].device)
-            none = torch.zeros_like(data[key], dtype=torch.float32)
-            none[0] = 1.0
-            result[key] = torch.where(inside, torch.softmax(data[key].float(), dim=0), none)
-        return result

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-import torch
-from monai.config import KeysCollection
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Transform
+
+from transforms.targets.classes import DecodeClassesd
 
 TISSUES = ("background", "gray matter", "white matter", "cerebrospinal fluid")
 """Classes of ``segmentation``. The indices are those that BIDS gives to common image-derived labels."""
@@ -36,24 +36,5 @@ class EncodeTissued(Transform):
         return result
 
 
-class DecodeTissued(MapTransform):
-    """Turn the output of a segmentation network into class probabilities; outside the brain it is background.
-
-    Args:
-        keys: logits, ``(4, X, Y, Z)``; become probabilities that add up to 1.
-        mask_key: where the brain mask stands, ``(1, X, Y, Z)``, on the same grid.
-    """
-
-    def __init__(self, keys: KeysCollection, mask_key: str = "mask") -> None:
-        super().__init__(keys)
-        self.mask_key = mask_key
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Decode each key of ``data``."""
-        result = dict(data)
-        for key in self.key_iterator(data):
-            inside = (data[self.mask_key] > 0.5).to(data[key].device)
-            background = torch.zeros_like(data[key])
-            background[0] = 1.0
-            result[key] = torch.where(inside, torch.softmax(data[key].float(), dim=0), background)
-        return result
+class DecodeTissued(DecodeClassesd):
+    """Turn the output of a segmentation network into class probabilities; outside the brain it is background."""

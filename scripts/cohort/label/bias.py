@@ -14,6 +14,9 @@ WORKING_MM = 4.0
 ITERATIONS = (50, 50, 30)
 """At most, at each of three levels of detail of the field."""
 
+LIMIT = 2.0
+"""Of the field's logarithm: outside the mask the spline is free to run away."""
+
 
 def without_bias(image: MetaTensor, mask: MetaTensor | None = None) -> MetaTensor:
     """Divide an image by the bias field that N4 finds (Tustison et al., IEEE Trans Med Imaging 29:1310-1320, 2010).
@@ -54,7 +57,3 @@ def without_bias(image: MetaTensor, mask: MetaTensor | None = None) -> MetaTenso
     log_field = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(full)).T
     log_field = np.clip(np.nan_to_num(log_field), -LIMIT, LIMIT)
     return MetaTensor(image.as_tensor() / np.exp(log_field)[None].astype(np.float32), meta=image.meta)
-
-
-LIMIT = 2.0
-"""Of the field's logarithm: outside the mask the spline is free to run away."""

@@ -63,10 +63,9 @@ def tissue_from_t1(t1: MetaTensor, mask: MetaTensor) -> np.ndarray:
     voxels = np.maximum(without_bias(image, within)[0].numpy(), 0)
     low, high = np.percentile(voxels[core & seen], [0.5, 99.5])
     voxels = np.clip((voxels - 0.9 * low) / (high - 0.9 * low), 0, 1).astype(np.float64)
-    inside = seen
     # DIPY gives voxels of exactly 0 noise that cannot be seeded, so the background gets its own
     noise = np.random.default_rng(SEED).normal(1e-3, 1e-4, voxels.shape)
-    voxels = np.where(inside, np.maximum(voxels, 2e-3), np.abs(noise) + 1e-6)
+    voxels = np.where(seen, np.maximum(voxels, 2e-3), np.abs(noise) + 1e-6)
     voxels /= voxels.max()
     classifier = TissueClassifierHMRF(verbose=False)
     _, _, shares = classifier.classify(voxels, 3, BETA, tolerance=TOLERANCE, max_iter=MOST_ITERATIONS)

@@ -82,6 +82,11 @@ class Warp:
     amplitudes: np.ndarray
     pull: float
 
+    @property
+    def scale(self) -> float:
+        """Size of the head in the scanner relative to the template."""
+        return float(np.cbrt(1 / np.linalg.det(self.linear)))
+
     def to_template(self, points: np.ndarray) -> np.ndarray:
         """Template position in MNI mm of ``points`` in scanner mm, both ``(N, 3)``."""
         y = points @ self.linear.T

@@ -173,7 +173,7 @@ class Subject:
             "AxialDiffusivity": self.contrast.axial,
             "FibreConcentration": self.contrast.concentration,
             "GrayMatterDiffusivity": self.contrast.gray,
-            "HeadScale": float(np.cbrt(1 / np.linalg.det(self.warp.linear))),
+            "HeadScale": self.warp.scale,
             "HeadRotation": self.warp.rotation.tolist(),
             "VentriclePull": self.warp.pull,
             **record(self.imperfections),
@@ -220,7 +220,7 @@ def simulate(case: Case) -> Subject:
     bundles = fibres.sample_bundles(generator)
     if clinical:
         gradients = acquisition.clinical_gradients()
-        affine = acquisition.clinical_grid(generator, protocol, size, float(np.cbrt(1 / np.linalg.det(warp.linear))))
+        affine = acquisition.clinical_grid(generator, protocol, size, warp.scale)
     else:
         gradients = acquisition.auxiliary_gradients(generator, protocol, warp.rotation)
         affine = acquisition.auxiliary_grid(protocol, size)
