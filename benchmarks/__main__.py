@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import artifacts, inference, resampling, tasks
+from benchmarks import artifacts, inference, labels, resampling, tasks
 
 TIMINGS = {
     "resampling": resampling.main,
     "artifacts": artifacts.main,
     "inference": inference.main,
+    "labels": labels.main,
 }
 TRAININGS = {"tasks": tasks.main}
 """Minutes of training, so only when they are asked for."""

@@ -66,6 +66,9 @@ def interpolation_matrix(n: int, positions: np.ndarray) -> np.ndarray:
 def apply_along_axes(image: torch.Tensor, matrices: Sequence[np.ndarray]) -> torch.Tensor:
     """Multiply a plain tensor ``(C, X, Y, Z)`` by one matrix ``(n_out, n_in)`` along each of its spatial axes."""
     for axis, matrix in enumerate(matrices, start=1):
+        # most clinical scans come in the voxel size that is wanted
+        if np.array_equal(matrix, np.eye(len(matrix))):
+            continue
         weights = torch.as_tensor(matrix, dtype=image.dtype, device=image.device)
         image = torch.tensordot(image, weights, dims=([axis], [1])).movedim(-1, axis)
     return image.contiguous()
