@@ -1,0 +1,48 @@
+"""Print how right the labels of a phantom cohort are, inside the brain mask.
+
+python -m scripts phantom --kind clinical --size standard --subjects 2 --seed 101 --out RAW
+python -m scripts prepare --layout bids --input RAW --out PREPARED
+python -m scripts label --prepared PREPARED
+python docs/figures/labels.py RAW PREPARED
+"""
+
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import apply_affine
+
+from scripts.cohort.datalist import SPLITS, read_datalist
+
+
+def score(stem: str, prepared: Path, entry: dict) -> None:
+    """Print the Dice of each tissue, and median error of the largest peak and share counted right by population."""
+    mask = nib.load(prepared / entry["mask"])
+    inside = np.asarray(mask.dataobj) > 0
+
+    def truth(name: str) -> np.ndarray:
+        image = nib.load(f"{stem}{name}.nii.gz")
+        voxels = np.rint(apply_affine(np.linalg.inv(image.affine) @ mask.affine, np.argwhere(inside))).astype(int)
+        return np.asarray(image.dataobj)[tuple(voxels.T)]
+
+    found = {key: np.asarray(nib.load(prepared / entry[key]).dataobj)[inside] for key in ("tissue", "n_peaks", "peak")}
+    tissue, count, peak = truth("tissue_dseg"), truth("npeaks_dseg"), truth("peaks_dwi")[:, :3]
+    pairs = [(found["tissue"] == index, tissue == index) for index in (1, 2, 3)]
+    overlap = [2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in pairs]
+    print(entry["scan"], "Dice of GM, WM, CSF:", np.round(overlap, 3), "macro:", round(float(np.mean(overlap)), 3))
+    length = np.linalg.norm(peak, axis=1)
+    cosine = np.abs((found["peak"] * peak).sum(axis=1)) / np.where(length > 0, length, 1)
+    error = np.degrees(np.arccos(np.clip(cosine, 0, 1)))
+    for n in (1, 2, 3):
+        here = (count == n) & (found["n_peaks"] > 0)
+        right = (found["n_peaks"][here] == n).mean()
+        print(f"  {n} populations: median error {np.median(error[here]):.1f} degrees, counted right {right:.0%}")
+
+
+if __name__ == "__main__":
+    raw, prepared = map(Path, sys.argv[1:])
+    datalist = read_datalist(prepared)
+    for entry in (entry for split in SPLITS for entry in datalist[split]):
+        name = entry["participant"]
+        score(f"{raw}/derivatives/truth/{name}/dwi/{name}_desc-", prepared, entry)
