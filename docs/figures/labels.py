@@ -11,9 +11,12 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import torch
 from nibabel.affines import apply_affine
 
 from scripts.cohort.datalist import SPLITS, read_datalist
+from scripts.cohort.label.cohort import dice
+from scripts.training.metrics import angular_error
 
 
 def score(stem: str, prepared: Path, entry: dict) -> None:
@@ -28,12 +31,9 @@ def score(stem: str, prepared: Path, entry: dict) -> None:
 
     found = {key: np.asarray(nib.load(prepared / entry[key]).dataobj)[inside] for key in ("tissue", "n_peaks", "peak")}
     tissue, count, peak = truth("tissue_dseg"), truth("npeaks_dseg"), truth("peaks_dwi")[:, :3]
-    pairs = [(found["tissue"] == index, tissue == index) for index in (1, 2, 3)]
-    overlap = [2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in pairs]
+    overlap = [dice(found["tissue"] == index, tissue == index) for index in (1, 2, 3)]
     print(entry["scan"], "Dice of GM, WM, CSF:", np.round(overlap, 3), "macro:", round(float(np.mean(overlap)), 3))
-    length = np.linalg.norm(peak, axis=1)
-    cosine = np.abs((found["peak"] * peak).sum(axis=1)) / np.where(length > 0, length, 1)
-    error = np.degrees(np.arccos(np.clip(cosine, 0, 1)))
+    error = angular_error(*(torch.from_numpy(axes.T.astype(np.float64)) for axes in (found["peak"], peak))).numpy()
     for n in (1, 2, 3):
         here = (count == n) & (found["n_peaks"] > 0)
         right = (found["n_peaks"][here] == n).mean()
