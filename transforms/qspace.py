@@ -87,6 +87,15 @@ def sh_basis(directions: np.ndarray, order: int) -> np.ndarray:
     return real_sh_descoteaux(order, sphere.theta, sphere.phi, legacy=False)[0]
 
 
+def fit_matrix(directions: np.ndarray, order: int, smoothing: float = SMOOTHING) -> np.ndarray:
+    """Matrix ``(K, N)`` from signals on unit vectors ``(N, 3)`` to SH coefficients of an even ``order``.
+
+    ``(Y^T Y + smoothing L^2)^-1 Y^T`` with ``L = l (l + 1)`` (Descoteaux et al., Magn Reson Med 58:497-510, 2007).
+    """
+    degrees = np.concatenate([np.full(2 * degree + 1, degree) for degree in range(0, order + 1, 2)])
+    return smooth_pinv(sh_basis(directions, order), np.sqrt(smoothing) * degrees * (degrees + 1))
+
+
 def _same_axes(source: np.ndarray, target: np.ndarray) -> np.ndarray | None:
     """Index of the source axis for each target axis where both hold the same axes, one to one; else None."""
     if len(source) != len(target):
@@ -138,9 +147,7 @@ def interpolation_matrix(
             order + 2,
             n_coefficients(order + 2),
         )
-    degrees = np.concatenate([np.full(2 * degree + 1, degree) for degree in range(0, order + 1, 2)])
-    fit = smooth_pinv(sh_basis(source, order), np.sqrt(smoothing) * degrees * (degrees + 1))
-    return sh_basis(target, order) @ fit
+    return sh_basis(target, order) @ fit_matrix(source, order, smoothing)
 
 
 class InterpolateQSpace(Transform):

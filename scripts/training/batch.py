@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import MetaTensor, pad_list_data_collate
 
+from transforms.artifacts import Artifact, ArtifactParams, ScanInfo, apply_artifacts, sample_artifacts
+
 
 class SelfSupervisedBatch:
-    """Prepare a batch for restoration: the corrupted attenuation in, the clean one out.
+    """Prepare a batch for restoration on the training device: the corrupted attenuation in, the clean one out.
 
     The input is made to look as it does in inference: attenuations are clipped to ``[0, 1]`` and are 0 outside the
     brain mask. Outside that mask the target is NaN, which losses and metrics leave out.
+
+    Args:
+        artifacts: in the order in which they are applied; none for an autoencoder, or where the loader applies them.
+        directions: unit vectors of the channels in world RAS, ``(C, 3)``; an acquisition needs them.
+        seed: gives a scan the same artifacts every time, as a validation needs. None draws anew each time, from seeds
+            that torch's global generator gives.
+
+    Attributes:
+        params: artifacts of each image of the last batch.
     """
+
+    def __init__(
+        self,
+        artifacts: Sequence[Artifact[Any]] = (),
+        directions: Sequence[Sequence[float]] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self.artifacts = list(artifacts)
+        self.directions = None if directions is None else np.asarray(directions, dtype=np.float64)
+        self.seed = seed
+        self.params: list[list[ArtifactParams]] = []
 
     def __call__(
         self,
@@ -26,18 +50,45 @@ class SelfSupervisedBatch:
         """Prepare.
 
         Args:
-            batch: ``image`` (corrupted) and ``label`` (clean), ``(B, C, X, Y, Z)``, and ``mask``, ``(B, 1, X, Y, Z)``.
+            batch: ``image`` (clean, unless there is a ``label``), ``(B, C, X, Y, Z)``, of any floating-point type;
+                ``mask``, ``(B, 1, X, Y, Z)``; where there are artifacts also ``scan``, the names of the scans, and
+                ``b0``, like the mask.
             device: where to go.
             non_blocking: whether the copy to a GPU may overlap with what follows.
 
         Returns:
-            input and target, both ``(B, C, X, Y, Z)``.
+            input and target, both float32 ``(B, C, X, Y, Z)``.
         """
-        image, label, mask = (
-            _plain(batch[key]).to(device, non_blocking=non_blocking) for key in ("image", "label", "mask")
-        )
-        inside = mask > 0.5
+        plain = {
+            key: _plain(batch[key]).to(device, torch.float32, non_blocking=non_blocking)
+            for key in ("image", "label", "mask", "b0")
+            if key in batch
+        }
+        image, inside = plain["image"], plain["mask"] > 0.5
+        label = plain.get("label", image)
+        if self.artifacts:
+            self.params = [
+                sample_artifacts(self.artifacts, self._generator(name), image.shape[1:]) for name in batch["scan"]
+            ]
+            b0 = plain.get("b0", [None] * len(image))
+            scans = [
+                ScanInfo(affine, self.directions, *of_scan)
+                for affine, *of_scan in zip(_affines(batch["image"]), b0, inside, strict=True)
+            ]
+            image = apply_artifacts(image, self.params, scans)
         return image.clamp(0.0, 1.0) * inside, torch.where(inside, label, torch.nan)
+
+    def _generator(self, name: str) -> torch.Generator:
+        if self.seed is None:
+            return torch.Generator().manual_seed(int(torch.randint(2**31 - 1, ())))
+        return torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
+
+
+def _affines(batch: torch.Tensor) -> list[np.ndarray | None]:
+    """Affine of each image of a batch, None for plain tensors."""
+    if not isinstance(batch, MetaTensor):
+        return [None] * len(batch)
+    return list(np.broadcast_to(batch.affine.cpu().numpy(), (len(batch), 4, 4)))
 
 
 class PaddedCollate:

@@ -1,39 +1,32 @@
-"""Simulated dMRI artifacts: one file per origin, sampling and applying as two steps."""
+"""Simulated dMRI artifacts: one file each, drawing parameters and applying them as two steps."""
 
-from transforms.artifacts.base import ArtifactParams, RandArtifact, RandArtifactd
-from transforms.artifacts.eddy import EddyParams, RandEddy, RandEddyd
-from transforms.artifacts.torchio import (
-    BiasFieldParams,
-    GhostingParams,
-    MotionParams,
-    NoiseParams,
-    RandBiasField,
-    RandBiasFieldd,
-    RandGhosting,
-    RandGhostingd,
-    RandMotion,
-    RandMotiond,
-    RandNoise,
-    RandNoised,
-)
+from transforms.artifacts.acquisition import Acquisition, AcquisitionParams
+from transforms.artifacts.base import Artifact, ArtifactParams, ScanInfo
+from transforms.artifacts.bias_field import BiasField, BiasFieldParams
+from transforms.artifacts.corruption import PRESETS, apply_artifacts, preset, sample_artifacts
+from transforms.artifacts.eddy import Eddy, EddyParams
+from transforms.artifacts.ghosting import Ghosting, GhostingParams
+from transforms.artifacts.motion import Motion, MotionParams
+from transforms.artifacts.noise import Noise, NoiseParams
 
 __all__ = [
+    "PRESETS",
+    "Acquisition",
+    "AcquisitionParams",
+    "Artifact",
     "ArtifactParams",
+    "BiasField",
     "BiasFieldParams",
+    "Eddy",
     "EddyParams",
+    "Ghosting",
     "GhostingParams",
+    "Motion",
     "MotionParams",
+    "Noise",
     "NoiseParams",
-    "RandArtifact",
-    "RandArtifactd",
-    "RandBiasField",
-    "RandBiasFieldd",
-    "RandEddy",
-    "RandEddyd",
-    "RandGhosting",
-    "RandGhostingd",
-    "RandMotion",
-    "RandMotiond",
-    "RandNoise",
-    "RandNoised",
+    "ScanInfo",
+    "apply_artifacts",
+    "preset",
+    "sample_artifacts",
 ]

@@ -1,169 +1,139 @@
-"""What all artifacts share: array and dictionary forms around ``sample`` and ``apply``, and checks of arguments."""
+"""What all artifacts share: drawing parameters and applying them as two steps, and checks of arguments."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
-from monai.config import KeysCollection
-from monai.data import MetaTensor
-from monai.transforms import MapTransform, RandomizableTransform
 
+from transforms.artifacts.rows import as_rows, from_rows
 from transforms.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class ScanInfo:
+    """What an artifact may need to know of a scan besides its image.
+
+    Attributes:
+        affine: from voxels to mm in world RAS, ``(4, 4)``; without one, voxels are 1 mm cubes along the axes of RAS.
+        directions: unit vectors of the channels in world RAS, ``(C, 3)``.
+        b0: mean b0 in any unit, ``(1, X, Y, Z)``, on the image's device.
+        mask: brain mask, ``(1, X, Y, Z)``, on the image's device.
+    """
+
+    affine: np.ndarray | None = None
+    directions: np.ndarray | None = None
+    b0: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+
+    @property
+    def linear(self) -> np.ndarray:
+        """Mm in world RAS per voxel, ``(3, 3)``."""
+        return np.eye(3) if self.affine is None else np.asarray(self.affine, dtype=np.float64)[:3, :3]
+
+    @property
+    def voxel_size(self) -> np.ndarray:
+        """In mm, ``(3,)``."""
+        return np.linalg.norm(self.linear, axis=0)
 
 
 @dataclass(frozen=True)
 class ArtifactParams(ABC):
-    """One drawn artifact. Fields are plain numbers and lists: ``json.dumps(dataclasses.asdict(params))`` works."""
+    """One drawn artifact. Fields are plain numbers and lists, so that it can be stored as JSON and applied again."""
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of ``dataclasses.asdict``.
+    artifact: ClassVar[str]
+    """Name of the artifact, under which parameters are stored."""
+
+    known: ClassVar[dict[str, type[ArtifactParams]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        cls.known[cls.artifact] = cls
+
+    def to_dict(self) -> dict[str, Any]:
+        """Fields and the artifact's name: what ``json.dumps`` takes."""
+        return {"artifact": self.artifact, **asdict(self)}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> ArtifactParams:
+        """Inverse of ``to_dict``.
 
         Raises:
-            InputError: a field is missing or unknown.
+            InputError: the artifact is not known, or a field is missing or unknown.
         """
-        if set(values) != set(cls.__dataclass_fields__):
-            raise InputError(f"{cls.__name__}: found {sorted(values)}, expected {sorted(cls.__dataclass_fields__)}.")
-        return cls(**values)
+        content = dict(values)
+        name = content.pop("artifact", None)
+        if name not in ArtifactParams.known:
+            raise InputError(f"artifact: found {name!r}, expected one of {', '.join(ArtifactParams.known)}.")
+        cls = ArtifactParams.known[name]
+        if set(content) != (expected := {field.name for field in fields(cls)}):
+            raise InputError(f"{name}: found {sorted(content)}, expected {sorted(expected)}.")
+        return cls(**content)
 
     @property
     @abstractmethod
     def is_identity(self) -> bool:
         """Whether the artifact has severity 0, so that applying it returns the image as it is."""
 
-
-P = TypeVar("P", bound=ArtifactParams)
-
-
-class RandArtifact(RandomizableTransform, Generic[P]):
-    """Random artifact on one image: draws its parameters, then applies them.
-
-    ``sample`` draws from ``self.R`` only; ``apply`` is deterministic, so that applying the same parameters again, or
-    those read back from JSON, gives the same bytes. Neither touches a global random generator.
-
-    Attributes:
-        params: what the last call applied, ``None`` where it applied nothing. With ``randomize=False`` a call applies
-            ``params`` as they stand.
-    """
-
-    per_direction: bool = False
-    """Whether every channel gets parameters of its own, so that they fit images of one number of channels only."""
-
-    def __init__(self, prob: float) -> None:
-        if not _is_number(prob) or not 0 <= prob <= 1:
-            raise InputError(f"prob: found {prob!r}, expected a probability from 0 to 1.")
-        super().__init__(prob)
-        self.params: P | None = None
-
     @abstractmethod
-    def sample(self, n_directions: int) -> P:
-        """Draw parameters for an image of ``n_directions`` channels from ``self.R``."""
+    def _apply(self, rows: torch.Tensor, scan: ScanInfo) -> torch.Tensor:
+        """Apply to rows ``(X, Y, Z, C)`` without changing them; never called at severity 0."""
 
-    @staticmethod
-    @abstractmethod
-    def _apply(image: torch.Tensor, affine: np.ndarray, params: P) -> torch.Tensor:
-        """Apply to a plain float32 tensor ``(C, X, Y, Z)`` without changing it; never called at severity 0."""
-
-    @classmethod
-    def apply(cls, image: torch.Tensor | np.ndarray, params: P) -> torch.Tensor:
-        """Apply drawn parameters.
+    def apply(self, image: torch.Tensor, scan: ScanInfo | None = None) -> torch.Tensor:
+        """Apply to one image; deterministic, and differentiable in the image.
 
         Args:
-            image: shape ``(C, X, Y, Z)``, left unchanged. Plain tensors and arrays have the identity as affine.
-            params: from ``sample``.
+            image: plain floating-point tensor ``(C, X, Y, Z)`` on any device, left unchanged.
+            scan: what the artifact needs to know of the scan.
 
         Returns:
-            float32 tensor of the same shape on the same device; for a MetaTensor one with its affine, its other
-            metadata and its applied operations. At severity 0 the image itself, bit for bit.
+            tensor of the same shape, type and device, with its channels innermost in memory (``channels_last_3d``).
+            At severity 0 the image itself.
 
         Raises:
             InputError: the image has not four axes, or the parameters are for another number of channels.
         """
-        image = as_image(image)
-        if params.is_identity:
-            return image
-        if not isinstance(image, MetaTensor):
-            return cls._apply(image, np.eye(4), params)
-        affine = np.asarray(image.affine.cpu(), dtype=np.float64)
-        return MetaTensor(cls._apply(image.as_tensor(), affine, params)).copy_meta_from(image)
-
-    def randomize(self, data: torch.Tensor) -> None:
-        """Draw whether to apply, and the parameters, for an image ``(C, X, Y, Z)``."""
-        super().randomize(None)
-        self.params = self.sample(data.shape[0]) if self._do_transform else None
-
-    def __call__(self, image: torch.Tensor | np.ndarray, randomize: bool = True) -> torch.Tensor:
-        """Draw parameters for ``image`` ``(C, X, Y, Z)`` unless ``randomize`` is false, and apply them."""
-        image = as_image(image)
-        if randomize:
-            self.randomize(image)
-        return image if self.params is None else self.apply(image, self.params)
+        if image.ndim != 4 or not image.is_floating_point():
+            raise InputError(
+                f"image: found {image.dtype} of shape {tuple(image.shape)}, expected floating-point (C, X, Y, Z)."
+            )
+        return image if self.is_identity else from_rows(self._apply(as_rows(image), scan or ScanInfo()))
 
 
-class RandArtifactd(RandomizableTransform, MapTransform):
-    """Dictionary form of a :class:`RandArtifact`: one draw per call, applied alike to the images of all keys.
+P = TypeVar("P", bound=ArtifactParams)
 
-    With the same random state it gives what the array form gives.
+
+class Artifact(ABC, Generic[P]):
+    """Distribution of one artifact: how probable it is, and how its parameters are drawn.
 
     Args:
-        keys: keys of the images.
-        allow_missing_keys: leave out keys that are not in the data, instead of raising ``KeyError``.
-        arguments: those of the array form.
-
-    Raises:
-        InputError: an argument of the array form is not usable; on a call: an image has not four axes, or the images
-            differ in their number of channels while the parameters are per direction.
+        prob: probability that an image gets it.
     """
 
-    array_form: ClassVar[type[RandArtifact[Any]]]
+    def __init__(self, prob: float) -> None:
+        if not _is_number(prob) or not 0 <= prob <= 1:
+            raise InputError(f"prob: found {prob!r}, expected a probability from 0 to 1.")
+        self.prob = float(prob)
 
-    def __init__(self, keys: KeysCollection, *, allow_missing_keys: bool = False, **arguments: Any) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        self.artifact = self.array_form(**arguments)
-        RandomizableTransform.__init__(self, self.artifact.prob)
-
-    @property
-    def params(self) -> ArtifactParams | None:
-        """What the last call applied, ``None`` where it applied nothing."""
-        return self.artifact.params
-
-    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> Self:
-        """Set the random state, shared with the array form; see :class:`monai.transforms.Randomizable`."""
-        super().set_random_state(seed, state)
-        self.artifact.set_random_state(state=self.R)
-        return self
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Draw once and apply to the images of all keys; returns a new dictionary."""
-        result = dict(data)
-        images = {key: as_image(result[key], str(key)) for key in self.key_iterator(result)}
-        channels = {key: image.shape[0] for key, image in images.items()}
-        if self.artifact.per_direction and len(set(channels.values())) > 1:
-            raise InputError(
-                f"{type(self).__name__}: found images of {channels} channels, expected one number of channels in all "
-                "keys, because parameters are drawn per direction."
-            )
-        if images:
-            self.artifact.randomize(next(iter(images.values())))
-        for key, image in images.items():
-            result[key] = self.artifact(image, randomize=False)
-        return result
+    @abstractmethod
+    def sample(self, generator: torch.Generator, shape: Sequence[int]) -> P:
+        """Draw parameters for an image of ``shape`` ``(C, X, Y, Z)`` from a generator on the CPU."""
 
 
-def as_image(image: torch.Tensor | np.ndarray, name: str = "image") -> torch.Tensor:
-    """Check the axes ``(C, X, Y, Z)`` and convert to a float32 tensor; a MetaTensor stays one."""
-    if not isinstance(image, torch.Tensor):
-        image = torch.from_numpy(np.array(image, dtype=np.float32))
-    if image.ndim != 4:
-        raise InputError(f"{name}: found shape {tuple(image.shape)}, expected four axes (C, X, Y, Z).")
-    return image if image.dtype == torch.float32 else image.to(torch.float32)
+def uniform(generator: torch.Generator, limits: tuple[float, float], *shape: int) -> Any:
+    """Draw uniformly from ``limits``: nested lists of numbers of ``shape``, a plain number without one."""
+    low, high = limits
+    return (low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)).tolist()
+
+
+def whole_number(generator: torch.Generator, low: int, high: int) -> int:
+    """Draw a whole number uniformly, both ends included."""
+    return int(torch.randint(low, high + 1, (), generator=generator))
 
 
 def _is_number(value: object) -> bool:

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from transforms.artifacts.base import ArtifactParams, RandArtifact, RandArtifactd, check_integer, check_range
+from transforms.artifacts.base import Artifact, ArtifactParams, ScanInfo, check_integer, check_range, uniform
+from transforms.artifacts.rows import by_slabs, on_device
 from transforms.errors import InputError
 
 MIN_STRETCH = 0.5
@@ -33,6 +33,8 @@ class EddyParams(ArtifactParams):
         shear_z: mm along PE per mm along the second of the other two voxel axes.
     """
 
+    artifact = "eddy"
+
     axis: int
     stretch: list[float]
     shift: list[float]
@@ -44,9 +46,58 @@ class EddyParams(ArtifactParams):
         """Whether no direction moves."""
         return all(factor == 1 for factor in self.stretch) and not any(self.shift + self.shear_x + self.shear_z)
 
+    def _apply(self, rows: torch.Tensor, scan: ScanInfo) -> torch.Tensor:
+        lists = (self.stretch, self.shift, self.shear_x, self.shear_z)
+        counts = {len(numbers) for numbers in lists}
+        if len(counts) > 1 or not counts <= {1, rows.shape[3]}:
+            raise InputError(
+                f"EddyParams: found coefficients for {sorted(counts)} directions, expected 1 or {rows.shape[3]} as in "
+                "the image."
+            )
+        others = [axis for axis in range(3) if axis != self.axis]
+        per_voxel = scan.voxel_size[others] / scan.voxel_size[self.axis]
+        stretch, shift, *shears = on_device([self.stretch, self.shift, self.shear_x, self.shear_z], rows)
+        n = rows.shape[self.axis]
+        centred = [
+            (torch.arange(m, dtype=rows.dtype, device=rows.device) - (m - 1) / 2).reshape(
+                [-1 if a == axis else 1 for a in range(4)]
+            )
+            for axis, m in enumerate(rows.shape[:3])
+        ]
+        # source of a displaced voxel, (x - moved) / stretch, as a sum of what depends on one axis each
+        source = (centred[self.axis] - shift) / stretch + (n - 1) / 2
+        offsets = [
+            centred[other] * (shear * ratio / stretch)
+            for other, numbers, shear, ratio in zip(others, lists[2:], shears, per_voxel.tolist(), strict=True)
+            if any(numbers)
+        ]
 
-class RandEddy(RandArtifact[EddyParams]):
-    """Random eddy-current displacement along PE, by default the random stretch of Weninger et al., BVM 2022.
+        across = others[0]
+
+        def slab(part: slice) -> torch.Tensor:
+            here = source
+            for offset in offsets:
+                size = offset.shape[across]
+                here = here - (offset if size == 1 else offset.narrow(across, part.start, part.stop - part.start))
+            return self._between(rows.narrow(across, part.start, part.stop - part.start), here, 1 / stretch)
+
+        return by_slabs(rows, across, slab)
+
+    def _between(self, rows: torch.Tensor, source: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
+        """Read each voxel at ``source`` along PE, between two voxels, with zero outside, times ``density``."""
+        n = rows.shape[self.axis]
+        lower = source.floor()
+        upper_weight = source - lower
+        neighbours, weights = [], []
+        for index, weight in ((lower, 1 - upper_weight), (lower + 1, upper_weight)):
+            # an index that does not depend on an axis is not written out along it
+            neighbours.append(rows.gather(self.axis, index.clamp(0, n - 1).long().expand(rows.shape)))
+            weights.append(weight * density * ((index >= 0) & (index < n)))
+        return neighbours[0].mul_(weights[0]).addcmul_(neighbours[1], weights[1])
+
+
+class Eddy(Artifact[EddyParams]):
+    """Eddy-current displacement along PE, by default the random stretch of Weninger et al., BVM 2022.
 
     With distances from the image centre, y along PE, what is at ``y`` comes to
     ``y' = shift + stretch * y + shear_x * x + shear_z * z``, and intensity is divided by ``dy'/dy = stretch``, so that
@@ -54,11 +105,10 @@ class RandEddy(RandArtifact[EddyParams]):
     holds to about 0.04 / s**2); outside the image there is zero.
 
     All coefficients are uniform in their ranges and independent of each other. x, y and z are voxel axes: their signs
-    are anatomical ones in a RAS image. Shears follow the voxel size in the affine of a MetaTensor; plain tensors have
-    1 mm.
+    are anatomical ones in a RAS image. Shears follow the voxel size.
 
     Args:
-        prob: probability that the artifact is applied.
+        prob: probability of the artifact.
         stretch: range of the stretch factor, from ``MIN_STRETCH``.
         shift: range of the shift in voxels along PE.
         shear_x: range of the shear in mm per mm along the first of the two other axes.
@@ -91,65 +141,13 @@ class RandEddy(RandArtifact[EddyParams]):
             raise InputError(f"per_direction: found {per_direction!r}, expected true or false.")
         self.per_direction = per_direction
 
-    def sample(self, n_directions: int) -> EddyParams:
-        """Draw coefficients for ``n_directions`` directions from ``self.R``."""
-        n = n_directions if self.per_direction else 1
+    def sample(self, generator: torch.Generator, shape: Sequence[int]) -> EddyParams:
+        """Draw coefficients for each of ``shape[0]`` directions."""
+        n = shape[0] if self.per_direction else 1
         return EddyParams(
             axis=self.axis,
-            stretch=self.R.uniform(*self.stretch, n).tolist(),
-            shift=self.R.uniform(*self.shift, n).tolist(),
-            shear_x=self.R.uniform(*self.shear_x, n).tolist(),
-            shear_z=self.R.uniform(*self.shear_z, n).tolist(),
+            stretch=uniform(generator, self.stretch, n),
+            shift=uniform(generator, self.shift, n),
+            shear_x=uniform(generator, self.shear_x, n),
+            shear_z=uniform(generator, self.shear_z, n),
         )
-
-    @staticmethod
-    def _apply(image: torch.Tensor, affine: np.ndarray, params: EddyParams) -> torch.Tensor:
-        lists = (params.stretch, params.shift, params.shear_x, params.shear_z)
-        counts = {len(numbers) for numbers in lists}
-        if len(counts) > 1 or not counts <= {1, image.shape[0]}:
-            raise InputError(
-                f"EddyParams: found coefficients for {sorted(counts)} directions, expected 1 or {image.shape[0]} as in "
-                "the image."
-            )
-        voxel_size = np.linalg.norm(affine[:3, :3], axis=0)
-        coefficients = np.broadcast_to(np.array(lists), (4, image.shape[0])).T.tolist()
-        result = torch.empty_like(image)
-        for volume, output, (stretch, shift, *shears) in zip(image, result, coefficients, strict=True):
-            if stretch == 1 and not shift and not any(shears):
-                output.copy_(volume)
-            else:
-                output.copy_(_displace(volume, params.axis, stretch, shift, shears, voxel_size))
-        return result
-
-
-class RandEddyd(RandArtifactd):
-    """Dictionary form of :class:`RandEddy`."""
-
-    array_form = RandEddy
-
-
-def _displace(
-    volume: torch.Tensor, axis: int, stretch: float, shift: float, shears: list[float], voxel_size: np.ndarray
-) -> torch.Tensor:
-    """Displace one volume ``(X, Y, Z)``: each output voxel is read at its source, between two voxels along ``axis``."""
-    moved: torch.Tensor | float = shift
-    for other, shear in zip([a for a in range(3) if a != axis], shears, strict=True):
-        if shear:
-            moved = moved + shear * voxel_size[other] / voxel_size[axis] * _centred_axis(volume, other)
-    length = volume.shape[axis]
-    source = (_centred_axis(volume, axis) - moved) / stretch + (length - 1) / 2
-    lower = source.floor()
-    upper_weight = source - lower
-    result = torch.zeros_like(volume)
-    for index, weight in ((lower, 1 - upper_weight), (lower + 1, upper_weight)):
-        inside = (index >= 0) & (index < length)
-        neighbour = volume.gather(axis, index.clamp(0, length - 1).long().expand_as(volume))
-        result += neighbour * (weight * inside / stretch).to(volume.dtype)
-    return result
-
-
-def _centred_axis(volume: torch.Tensor, axis: int) -> torch.Tensor:
-    """Voxel coordinates along ``axis`` with zero in the image centre, shaped to broadcast over ``(X, Y, Z)``."""
-    length = volume.shape[axis]
-    shape = [length if a == axis else 1 for a in range(3)]
-    return torch.arange(length, dtype=torch.float64, device=volume.device).reshape(shape) - (length - 1) / 2

@@ -1,5 +1,6 @@
 """Training: what the network sees, what its errors count for, and that a resumed training is an unbroken one."""
 
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -12,7 +13,7 @@ from ignite.engine import Events
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from monai.bundle import ConfigParser
-from monai.data import CacheDataset, DataLoader, MetaTensor
+from monai.data import CacheDataset, DataLoader, MetaTensor, pad_list_data_collate
 from monai.engines import SupervisedTrainer
 from monai.transforms import Compose, RandGaussianNoised, RandScaleIntensityd
 from monai.utils import set_determinism
@@ -22,6 +23,8 @@ from scripts.training.batch import SelfSupervisedBatch
 from scripts.training.checkpoints import read_checkpoint
 from scripts.training.losses import MaskedL1Loss
 from scripts.training.seeds import EpochSeed
+from transforms.artifacts import PRESETS, ScanInfo, preset
+from transforms.qspace import default_scheme
 
 CONFIGS = Path(__file__).parents[3] / "bundle" / "configs"
 
@@ -42,6 +45,67 @@ def test_the_batch_is_clipped_masked_and_the_target_is_nan_outside(wrap):
     np.testing.assert_array_equal(corrupted.numpy(), np.where(inside, np.clip(image.numpy(), 0, 1), 0))
     np.testing.assert_array_equal(target.numpy(), np.where(inside, label.numpy(), np.nan))
     assert torch.equal(image, given_image)
+
+
+def clean_batch(names, seed=0):
+    """Batch as a loader gives it: half precision, with affines of different voxel sizes."""
+    shape = (7, 9, 10, 8)
+    items = []
+    for name in names:
+        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) + seed)
+        affine = torch.diag(torch.tensor([2.0, 1.5 + len(name) / 4, 3.0, 1.0], dtype=torch.float64))
+        image = torch.rand(shape, generator=generator).half()
+        b0 = 100 + torch.rand((1, *shape[1:]), generator=generator)
+        images = {"image": image, "mask": torch.ones_like(b0).to(torch.uint8), "b0": b0}
+        items.append({"scan": name, **{key: MetaTensor(value, affine=affine) for key, value in images.items()}})
+    return pad_list_data_collate(items)
+
+
+DIRECTIONS = default_scheme()[:7].tolist()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_batch_is_corrupted_scan_by_scan_and_the_clean_one_is_the_target(name):
+    batch = clean_batch(["sub-1", "sub-02", "sub-003"])
+    before = batch["image"].clone()
+    prepare = SelfSupervisedBatch(preset(name, prob=1.0), DIRECTIONS, seed=5)
+    corrupted, target = prepare(batch, "cpu")
+    assert torch.equal(batch["image"], before)
+    assert corrupted.dtype == target.dtype == torch.float32
+    np.testing.assert_array_equal(target.numpy(), before.float().numpy())
+    for index in range(3):
+        plain = {key: batch[key][index].as_tensor() for key in ("image", "b0", "mask")}
+        info = ScanInfo(batch["image"].affine[index].numpy(), np.array(DIRECTIONS), plain["b0"], plain["mask"])
+        expected = plain["image"].float()
+        for params in prepare.params[index]:
+            expected = params.apply(expected, info)
+        torch.testing.assert_close(corrupted[index], expected.clamp(0, 1))
+    assert len({float(image.mean()) for image in corrupted - target}) == 3
+
+
+def test_with_a_seed_a_scan_gets_the_same_artifacts_in_any_batch():
+    prepare = SelfSupervisedBatch(preset("normal"), DIRECTIONS, seed=5)
+    names = [f"sub-{index}" for index in range(9)]
+    together = prepare(clean_batch(names), "cpu")[0]
+    torch.rand(5)
+    assert any(prepare.params)
+    alone = [prepare(clean_batch([name]), "cpu")[0][0] for name in names[::-1]]
+    assert torch.equal(torch.stack(alone[::-1]), together)
+    other = SelfSupervisedBatch(preset("normal"), DIRECTIONS, seed=6)(clean_batch(names), "cpu")[0]
+    assert not torch.equal(other, together)
+
+
+def test_without_a_seed_artifacts_follow_the_seed_of_the_epoch():
+    prepare, batch = SelfSupervisedBatch(preset("normal"), DIRECTIONS), clean_batch(["sub-1", "sub-2", "sub-3"])
+
+    def draw(seed):
+        torch.manual_seed(seed)
+        return [prepare(batch, "cpu")[0] for _ in range(2)]
+
+    first, again, other = draw(1), draw(1), draw(2)
+    assert torch.equal(torch.stack(first), torch.stack(again))
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first[0], other[0])
 
 
 @settings(deadline=None, max_examples=40)
@@ -133,6 +197,7 @@ def cohort(tmp_path_factory):
         affine = np.diag([2.4, 2.4, 2.4, 1.0])
         nib.save(nib.Nifti1Image(image, affine), folder / f"{name}_image.nii.gz")
         nib.save(nib.Nifti1Image(mask, affine), folder / f"{name}_mask.nii.gz")
+        nib.save(nib.Nifti1Image(100.0 * mask, affine), folder / f"{name}_b0.nii.gz")
         datalist[split].append(
             {
                 "participant": name,
@@ -140,6 +205,7 @@ def cohort(tmp_path_factory):
                 "checksum": name,
                 "image": f"{name}_image.nii.gz",
                 "mask": f"{name}_mask.nii.gz",
+                "b0": f"{name}_b0.nii.gz",
             }
         )
     write_json(folder / "datalist.json", {**datalist, "checksum": "abc"})

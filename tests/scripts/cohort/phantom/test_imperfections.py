@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor
 from scipy.linalg import expm
 from scipy.ndimage import affine_transform
 from scipy.stats import rice
@@ -26,7 +25,7 @@ from scripts.cohort.phantom.imperfections import (
     sample_receive_field,
     volume_map,
 )
-from transforms.artifacts import EddyParams, RandEddy
+from transforms.artifacts import EddyParams, ScanInfo
 from transforms.errors import InputError
 
 SHAPE = (26, 32, 17)
@@ -260,7 +259,7 @@ def test_eddy_currents_are_those_of_the_artifact_that_networks_learn(affine):
     shift, stretch, shear_x, shear_z = EDDY
     original = blob(affine, middle(affine, 2.0, -3.0, 1.0), (5, 5, 5))
     params = EddyParams(1, [1 + stretch], [shift / SIZES[1]], [shear_x], [shear_z])
-    artifact = RandEddy.apply(MetaTensor(torch.tensor(original)[None], affine=torch.tensor(affine)), params)[0]
+    artifact = params.apply(torch.tensor(original)[None], ScanInfo(affine))[0]
     result = scanned(original, perfect(eddy=EDDY), affine)
     assert np.abs(result - artifact.numpy()).max() < 0.015 * PEAK  # which interpolates linearly
 

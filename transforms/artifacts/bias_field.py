@@ -1,0 +1,84 @@
+"""Bias field: a smooth factor in space, as the sensitivity of a receive coil is one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from transforms.artifacts.base import Artifact, ArtifactParams, ScanInfo, check_integer, check_range, uniform
+from transforms.artifacts.rows import on_device
+from transforms.errors import InputError
+
+
+def n_terms(order: int) -> int:
+    """Number of terms of a polynomial of an order in three variables."""
+    return (order + 1) * (order + 2) * (order + 3) // 6
+
+
+@dataclass(frozen=True)
+class BiasFieldParams(ArtifactParams):
+    """Drawn bias field.
+
+    Attributes:
+        order: order of the polynomial.
+        coefficients: of ``x**i * y**j * z**k`` with ``i + j + k <= order``, k counting fastest and i slowest.
+    """
+
+    artifact = "bias field"
+
+    order: int
+    coefficients: list[float]
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the field is 1 everywhere."""
+        return not any(self.coefficients)
+
+    def _apply(self, rows: torch.Tensor, scan: ScanInfo) -> torch.Tensor:
+        if len(self.coefficients) != n_terms(self.order):
+            raise InputError(
+                f"BiasFieldParams: found {len(self.coefficients)} coefficients, expected {n_terms(self.order)} of a "
+                f"polynomial of order {self.order}."
+            )
+        powers = [
+            torch.linspace(-1, 1, n, dtype=rows.dtype, device=rows.device)[:, None]
+            ** torch.arange(self.order + 1, device=rows.device)
+            if n > 1
+            else (torch.arange(self.order + 1, device=rows.device) == 0).to(rows.dtype)[None]
+            for n in rows.shape[:3]
+        ]
+        of_order = range(self.order + 1)
+        known = [(i, j, k) for i in of_order for j in of_order for k in of_order if i + j + k <= self.order]
+        cube = torch.zeros([self.order + 1] * 3, dtype=torch.float64)
+        for term, coefficient in zip(known, self.coefficients, strict=True):
+            cube[term] = coefficient
+        return rows * torch.einsum("ijk,xi,yj,zk->xyz", on_device(cube, rows), *powers).exp().unsqueeze(-1)
+
+
+class BiasField(Artifact[BiasFieldParams]):
+    """Smooth field that multiplies the image (Van Leemput et al., IEEE TMI 18:885-896, 1999).
+
+    It is shared by all directions: the exponential of a polynomial in voxel coordinates that run from -1 to 1 between
+    the outermost voxel centres. The polynomial has a constant term, so that mean brightness changes as well.
+
+    Args:
+        prob: probability of the artifact.
+        coefficients: range of each coefficient, uniform.
+        order: order of the polynomial; 3 has 20 coefficients.
+
+    Raises:
+        InputError: an argument is out of its limits.
+    """
+
+    def __init__(self, *, prob: float = 0.5, coefficients: Sequence[float] = (-0.5, 0.5), order: int = 3) -> None:
+        super().__init__(prob)
+        self.coefficients = check_range("coefficients", coefficients)
+        self.order = check_integer("order", order, 0)
+
+    def sample(self, generator: torch.Generator, shape: Sequence[int]) -> BiasFieldParams:
+        """Draw coefficients; they do not depend on the shape."""
+        return BiasFieldParams(
+            order=self.order, coefficients=uniform(generator, self.coefficients, n_terms(self.order))
+        )

@@ -1,0 +1,93 @@
+"""Gaussian noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+from transforms.artifacts.base import Artifact, ArtifactParams, ScanInfo, check_range, uniform, whole_number
+from transforms.artifacts.rows import slabs
+
+SEEDS = 2**31 - 1
+
+
+def gaussian(like: torch.Tensor, mean: float, std: float, seed: int) -> torch.Tensor:
+    """Independent Gaussian numbers, the same for a seed on one kind of device.
+
+    Args:
+        like: gives shape, type and device; cut into slabs along its first axis.
+        mean: of the numbers.
+        std: their standard deviation.
+        seed: of the generator.
+    """
+    noise = torch.empty_like(like)
+    if noise.is_cuda:
+        return noise.normal_(mean, std, generator=torch.Generator(like.device).manual_seed(seed))
+    # torch draws with one thread; slabs have generators of their own, so that the numbers do not depend on threads
+    parts = list(slabs(len(noise)))
+    seeds = torch.randint(SEEDS, (len(parts),), generator=torch.Generator().manual_seed(seed)).tolist()
+
+    def draw(part: slice, seed_of_part: int) -> None:
+        noise[part].normal_(mean, std, generator=torch.Generator().manual_seed(seed_of_part))
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(draw, parts, seeds))
+    return noise
+
+
+@dataclass(frozen=True)
+class NoiseParams(ArtifactParams):
+    """Drawn noise.
+
+    Attributes:
+        mean: mean, in the unit of the image.
+        std: standard deviation, in the unit of the image.
+        seed: seed of the noise itself.
+    """
+
+    artifact = "noise"
+
+    mean: float
+    std: float
+    seed: int
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing is added."""
+        return self.mean == 0 and self.std == 0
+
+    def _apply(self, rows: torch.Tensor, scan: ScanInfo) -> torch.Tensor:
+        return gaussian(rows, self.mean, self.std, self.seed).add_(rows)
+
+
+class Noise(Artifact[NoiseParams]):
+    """Gaussian noise: mean and standard deviation shared by all directions, the noise independent in each voxel.
+
+    The result may be negative.
+
+    Args:
+        prob: probability of the artifact.
+        mean: range of the mean, uniform, in the unit of the image (the attenuation is in [0, 1]).
+        std: range of the standard deviation, uniform, in the unit of the image.
+
+    Raises:
+        InputError: an argument is out of its limits.
+    """
+
+    def __init__(
+        self, *, prob: float = 0.5, mean: Sequence[float] = (0.0, 0.0), std: Sequence[float] = (0.0, 0.25)
+    ) -> None:
+        super().__init__(prob)
+        self.mean = check_range("mean", mean)
+        self.std = check_range("std", std, minimum=0)
+
+    def sample(self, generator: torch.Generator, shape: Sequence[int]) -> NoiseParams:
+        """Draw mean, standard deviation and seed; they do not depend on the shape."""
+        return NoiseParams(
+            mean=uniform(generator, self.mean),
+            std=uniform(generator, self.std),
+            seed=whole_number(generator, 0, SEEDS),
+        )

@@ -1,0 +1,70 @@
+"""Images as rows: one voxel after the other with all its directions side by side, and operators on one spatial axis.
+
+In this layout a voxel is read once for all directions, so that an interpolation of 64 directions costs little more than
+one of a few, and what works along one axis is a plain matrix product. It is torch's ``channels_last_3d``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+SLABS = 16
+"""Parts along an axis in which whole images are worked through, so that what is held meanwhile stays small."""
+
+
+def as_rows(image: torch.Tensor) -> torch.Tensor:
+    """``(C, X, Y, Z)`` as contiguous ``(X, Y, Z, C)``; nothing is copied where memory has that order already."""
+    return image.movedim(0, -1).contiguous()
+
+
+def from_rows(rows: torch.Tensor) -> torch.Tensor:
+    """``(X, Y, Z, C)`` as ``(C, X, Y, Z)``, a view."""
+    return rows.movedim(-1, 0)
+
+
+def slabs(n: int) -> Iterator[slice]:
+    """Cut ``n`` planes into at most ``SLABS`` parts of one size, the last of which may be smaller."""
+    step = -(-n // SLABS)
+    for start in range(0, n, step):
+        yield slice(start, min(start + step, n))
+
+
+def by_slabs(rows: torch.Tensor, axis: int, function: Callable[[slice], torch.Tensor]) -> torch.Tensor:
+    """Put together an image like ``rows`` from what ``function`` gives for each slab of a spatial axis."""
+    result = torch.empty_like(rows)
+    for slab in slabs(rows.shape[axis]):
+        part = slab.stop - slab.start
+        result.narrow(axis, slab.start, part).copy_(function(slab))
+    return result
+
+
+def along_axis(matrix: torch.Tensor, rows: torch.Tensor, axis: int) -> torch.Tensor:
+    """Multiply ``rows`` ``(X, Y, Z, C)`` along a spatial axis of length n by ``matrix`` ``(m, n)``."""
+    before, after = rows.shape[:axis], rows.shape[axis + 1 :]
+    product = torch.matmul(matrix, rows.reshape(*before, rows.shape[axis], -1))
+    return product.reshape(*before, len(matrix), *after)
+
+
+def k_space_filter(weights: torch.Tensor) -> torch.Tensor:
+    """Operator of an image axis that multiplies the planes of k-space along it.
+
+    The Fourier transforms along the other axes cancel, so that ``F^-1 diag(weights) F`` along this one is all there is:
+    a circulant matrix, of which the real part is what a real image gives as the real part of its result.
+
+    Args:
+        weights: of the n planes, ``(n,)``, that of zero frequency at ``n // 2``.
+
+    Returns:
+        real matrix ``(n, n)`` of the type and on the device of ``weights``.
+    """
+    kernel = torch.fft.ifft(torch.fft.ifftshift(weights.double())).real.to(weights.dtype)
+    index = torch.arange(len(weights), device=weights.device)
+    return kernel[(index[:, None] - index[None]) % len(weights)]
+
+
+def on_device(values: object, like: torch.Tensor) -> torch.Tensor:
+    """Numbers as a tensor of the type and on the device of ``like``, without waiting for a GPU."""
+    tensor = torch.as_tensor(values, dtype=like.dtype)
+    return tensor.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else tensor
