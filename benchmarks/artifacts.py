@@ -1,37 +1,200 @@
-"""The five artifacts, one at a time, beside a training step of the network, on one sample of 64 x 64 x 80 x 56."""
+"""The artifacts beside TorchIO, how their cost grows, and what they and the data cost a training step.
+
+Runs on the GPU where there is one. TorchIO 2 cannot be installed beside TorchIO 1: the environment variable
+``TORCHIO2_PYTHON`` names an interpreter that has it; without one that part is left out.
+"""
 
 from __future__ import annotations
 
-import functools
 import json
+import multiprocessing
+import os
+import resource
+import statistics
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
+import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from monai.data import DataLoader, Dataset, MetaTensor, pad_list_data_collate
 
 from benchmarks.timing import report, side_by_side
+from scripts.training.batch import SelfSupervisedBatch
 from scripts.training.losses import MaskedL1Loss
-from transforms import artifacts
+from transforms.artifacts import ArtifactParams, apply_artifacts, preset, sample_artifacts
+from transforms.artifacts.torchio import apply_by_torchio
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHAPE = (64, 64, 80, 56)
+BATCH = 3 if DEVICE.type == "cuda" else 1
+HCP_SHAPE = (64, 80, 96, 80)
+"""Of an HCP brain at 2.4 mm, padded to multiples of 8."""
+HCP_SUBJECTS = 45
+IN_TORCHIO_2 = ("motion", "bias field", "ghosting", "noise")
 
 
 def main() -> None:
-    """Time a training step first, then each artifact."""
-    image = torch.rand(SHAPE, generator=torch.Generator().manual_seed(0))
+    """Run all parts."""
+    print(f"\non {torch.cuda.get_device_name() if DEVICE.type == 'cuda' else 'a CPU'}")
+    _beside_torchio()
+    _growth()
+    _memory()
+    _steps()
+
+
+def _image(*shape: int) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+
+
+def _draw(shape: tuple[int, ...] = SHAPE, seed: int = 0) -> list[ArtifactParams]:
+    """All five of the preset, for one image."""
+    return sample_artifacts(preset("normal", prob=1.0), torch.Generator().manual_seed(seed), shape)
+
+
+def _finished(function: Callable[..., object], *arguments: object) -> Callable[[], None]:
+    """Call with arguments and wait for the GPU, so that what is timed is done."""
+
+    def run() -> None:
+        function(*arguments)
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+
+    return run
+
+
+def _beside_torchio() -> None:
+    image, drawn = _image(*SHAPE), _draw()
+    on_cpu = image.cpu()
+
+    def by_torchio() -> torch.Tensor:
+        corrupted = on_cpu
+        for params in drawn:
+            corrupted = apply_by_torchio(corrupted, params)
+        return corrupted
+
+    def apply(chosen: list[ArtifactParams]) -> Callable[[], None]:
+        return _finished(apply_artifacts, image[None], [chosen])
+
+    all_five = {"all five": apply(drawn), "all five, TorchIO 1 with eddy currents": by_torchio}
+    report(f"one sample of {'x'.join(map(str, SHAPE))}", side_by_side(all_five, repeats=7))
+    for params in drawn:
+        pair = {params.artifact: apply([params])}
+        if params.artifact != "eddy":
+            pair["TorchIO 1"] = _finished(apply_by_torchio, on_cpu, params)
+        report("alone", side_by_side(pair))
+    if not (interpreter := os.environ.get("TORCHIO2_PYTHON")):
+        print("\nTorchIO 2: not measured, TORCHIO2_PYTHON names no interpreter")
+        return
+    command = [
+        interpreter,
+        str(Path(__file__).with_name("torchio2.py")),
+        *map(str, SHAPE),
+        str(torch.get_num_threads()),
+    ]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+
+        def ask(names: tuple[str, ...], requests: IO[str] = other.stdin, answers: IO[str] = other.stdout) -> None:
+            print(*names, sep=",", file=requests, flush=True)
+            answers.readline()
+
+        groups = [IN_TORCHIO_2, *((name,) for name in IN_TORCHIO_2)]
+        for names in groups:
+            own = apply([params for params in drawn if params.artifact in names])
+            pair = {", ".join(names): own, "TorchIO 2": _finished(ask, names)}
+            report("the same work", side_by_side(pair))
+        other.stdin.close()
+
+
+def _growth() -> None:
+    """Seconds by the number of voxels, directions and images: each doubled twice."""
+    sizes = {
+        "voxels": [(1, 64, *size) for size in ((32, 80, 56), (64, 80, 56), (128, 80, 56))],
+        "directions": [(1, n, *SHAPE[1:]) for n in (16, 32, 64)],
+        "batch": [(n, 32, *SHAPE[1:]) for n in (1, 2, 4)],
+    }
+    for what, shapes in sizes.items():
+        functions = {}
+        for shape in shapes:
+            batch, drawn = _image(*shape), [_draw(shape[1:], seed) for seed in range(shape[0])]
+            functions["x".join(map(str, shape))] = _finished(apply_artifacts, batch, drawn)
+        report(f"growth with {what}", side_by_side(functions))
+
+
+def _memory() -> None:
+    """Peak memory beyond the batch itself, in batches."""
+    if DEVICE.type == "cuda":
+        batch = _image(BATCH, *SHAPE)
+        torch.cuda.reset_peak_memory_stats()
+        apply_artifacts(batch, [_draw(seed=seed) for seed in range(BATCH)])
+        extra = torch.cuda.max_memory_allocated() / (batch.numel() * 4) - 1
+    else:
+        # of a process of its own, whose peak is that of this alone
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            extra = pool.apply(_peak_in_batches)
+    print(f"\npeak memory beyond the batch: {extra:.1f} times the batch, of {BATCH} samples")
+
+
+def _peak_in_batches() -> float:
+    def peak() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    small = (8, 16, 16, 16)
+    apply_artifacts(_image(1, *small), [_draw(small)])
+    batch = _image(BATCH, *SHAPE)
+    before = peak()
+    apply_artifacts(batch, [_draw(seed=seed) for seed in range(BATCH)])
+    return (peak() - before) / (batch.numel() * 4)
+
+
+def _steps() -> None:
+    """Training steps with and without artifacts, and how long they wait for data."""
     config = json.loads(Path("bundle/configs/pretrain.json").read_text())
     network = ConfigParser(config).get_parsed_content("network_def")
+    network = network.to(DEVICE, memory_format=torch.channels_last_3d)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     loss_function = MaskedL1Loss()
 
-    def step() -> None:
+    def step(batch: dict, prepare: SelfSupervisedBatch) -> None:
+        image, target = prepare(batch, DEVICE, non_blocking=True)
         optimizer.zero_grad()
-        loss_function(network(image[None]), image[None]).backward()
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=DEVICE.type == "cuda"):
+            loss = loss_function(network(image), target)
+        loss.backward()
         optimizer.step()
 
-    functions: dict[str, Callable[[], object]] = {"training step": step}
-    for name in ("RandMotion", "RandEddy", "RandBiasField", "RandGhosting", "RandNoise"):
-        artifact = getattr(artifacts, name)(prob=1.0).set_random_state(seed=0)
-        functions[name] = functools.partial(artifact, image)
-    report(f"one sample of {'x'.join(map(str, SHAPE))}", side_by_side(functions, repeats=3))
+    def items(shape: tuple[int, ...], n: int) -> list[dict]:
+        """Scans as the cache of a training holds them."""
+        image, mask = _image(*shape).half(), torch.ones(1, *shape[1:], dtype=torch.uint8, device=DEVICE)
+        images = {"image": image, "mask": mask, "b0": mask.float()}
+        affine = torch.diag(torch.tensor([2.4, 2.4, 2.4, 1.0], dtype=torch.float64))
+        return [
+            {"scan": str(index), **{key: MetaTensor(value.clone(), affine=affine) for key, value in images.items()}}
+            for index in range(n)
+        ]
+
+    batch = pad_list_data_collate(items(SHAPE, BATCH))
+    ways = {"all artifacts": SelfSupervisedBatch(preset("normal", prob=1.0)), "no artifacts": SelfSupervisedBatch()}
+    functions = {f"step with {name}": _finished(step, batch, way) for name, way in ways.items()}
+    report(f"batch of {BATCH}", side_by_side(functions, repeats=20 if DEVICE.type == "cuda" else 5))
+
+    loader = DataLoader(
+        Dataset(items(HCP_SHAPE, 2 * BATCH)), batch_size=BATCH, shuffle=True, collate_fn=pad_list_data_collate
+    )
+    share, prepare = [], SelfSupervisedBatch(preset("normal"))
+    for _ in range(4):
+        start = time.perf_counter()
+        for loaded in loader:
+            ready = time.perf_counter()
+            _finished(step, loaded, prepare)()
+            end = time.perf_counter()
+            share.append((ready - start) / (end - start))
+            start = end
+    size = int(np.prod(HCP_SHAPE)) * 2 * HCP_SUBJECTS / 2**30
+    print(f"\nwaiting for data: {100 * statistics.median(share[2:]):.1f} % of a step (batch of {BATCH}, HCP at 2.4 mm)")
+    print(f"cache of {HCP_SUBJECTS} HCP subjects in half precision: {size:.2f} GiB")

@@ -16,6 +16,7 @@ SCHEMA = ROOT.parent / "shared" / "zoo" / "meta_schema_20240725.json"
 TRAINING = {
     "pretrain": ["pretrain"],
     "autoencoder": ["pretrain", "autoencoder"],
+    "torchio": ["pretrain", "torchio"],
     "segmentation": ["finetune", "segmentation"],
     "crossings": ["finetune", "crossings"],
     "direction": ["finetune", "direction"],
@@ -23,7 +24,10 @@ TRAINING = {
     "resumed": ["pretrain", "resume"],
 }
 TASKS = ["segmentation", "crossings", "direction"]
-EVALUATION = {task: ["finetune", task, "evaluate"] for task in TASKS}
+EVALUATION = {
+    **{task: ["finetune", task, "evaluate"] for task in TASKS},
+    "restoration": ["pretrain", "evaluate_restoration"],
+}
 INFERENCE = [f"inference_{task}" for task in (*TASKS, "restoration")]
 SELF_CONTAINED = ["pretrain", "finetune", *INFERENCE]
 

@@ -205,6 +205,8 @@ class Acquisition(Artifact[AcquisitionParams]):
         InputError: an argument is out of its limits.
     """
 
+    name = AcquisitionParams.artifact
+
     def __init__(
         self,
         *,

@@ -115,6 +115,9 @@ class Artifact(ABC, Generic[P]):
         prob: probability that an image gets it.
     """
 
+    name: ClassVar[str]
+    """Of the artifact, as in its parameters."""
+
     def __init__(self, prob: float) -> None:
         if not _is_number(prob) or not 0 <= prob <= 1:
             raise InputError(f"prob: found {prob!r}, expected a probability from 0 to 1.")

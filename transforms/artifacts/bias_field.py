@@ -72,6 +72,8 @@ class BiasField(Artifact[BiasFieldParams]):
         InputError: an argument is out of its limits.
     """
 
+    name = BiasFieldParams.artifact
+
     def __init__(self, *, prob: float = 0.5, coefficients: Sequence[float] = (-0.5, 0.5), order: int = 3) -> None:
         super().__init__(prob)
         self.coefficients = check_range("coefficients", coefficients)

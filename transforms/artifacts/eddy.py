@@ -120,6 +120,8 @@ class Eddy(Artifact[EddyParams]):
         InputError: an argument is out of its limits.
     """
 
+    name = EddyParams.artifact
+
     def __init__(
         self,
         *,

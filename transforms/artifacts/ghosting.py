@@ -74,6 +74,8 @@ class Ghosting(Artifact[GhostingParams]):
         InputError: an argument is out of its limits.
     """
 
+    name = GhostingParams.artifact
+
     def __init__(
         self,
         *,

@@ -183,6 +183,8 @@ class Motion(Artifact[MotionParams]):
         InputError: an argument is out of its limits.
     """
 
+    name = MotionParams.artifact
+
     def __init__(
         self,
         *,

@@ -77,6 +77,8 @@ class Noise(Artifact[NoiseParams]):
         InputError: an argument is out of its limits.
     """
 
+    name = NoiseParams.artifact
+
     def __init__(
         self, *, prob: float = 0.5, mean: Sequence[float] = (0.0, 0.0), std: Sequence[float] = (0.0, 0.25)
     ) -> None:

@@ -1,0 +1,84 @@
+"""What a pretrained network makes of each artifact alone, on scans that it has not learned from."""
+
+from __future__ import annotations
+
+import copy
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import DataLoader
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.utils.data import Dataset
+
+from scripts.errors import exits_on_input_error
+from scripts.files import whole_file
+from scripts.training.batch import SelfSupervisedBatch
+from scripts.training.losses import MaskedL1Loss
+from transforms.artifacts import Artifact
+
+console = Console()
+
+
+def alone(artifacts: Sequence[Artifact[Any]]) -> dict[str, list[Artifact[Any]]]:
+    """Each artifact by its name, applied to every image; then ``all`` as they are, and ``none``."""
+    cases: dict[str, list[Artifact[Any]]] = {}
+    for artifact in artifacts:
+        certain = copy.copy(artifact)
+        certain.prob = 1.0
+        cases[artifact.name] = [certain]
+    return {**cases, "all": list(artifacts), "none": []}
+
+
+@exits_on_input_error
+def artifact_errors(
+    network: nn.Module,
+    dataset: Dataset[Mapping[str, Any]],
+    artifacts: Sequence[Artifact[Any]],
+    directions: Sequence[Sequence[float]],
+    path: str,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> dict[str, tuple[float, float]]:
+    """Measure the error of the input and of the network's output, and write both for each scan.
+
+    Args:
+        network: takes and gives ``(B, C, X, Y, Z)``.
+        dataset: scans as pretraining loads them.
+        artifacts: as :func:`transforms.artifacts.preset` gives them.
+        directions: unit vectors of the channels in world RAS, ``(C, 3)``.
+        path: CSV file with a line per artifact and scan: mean absolute error in the brain before and after. Its folder
+            is made.
+        seed: of the artifacts; with one seed, each scan gets the same each time.
+        device: where to compute.
+
+    Returns:
+        mean over scans before and after, by artifact, and for ``all`` of them as in training and for ``none``: what the
+        network changes in a clean image.
+    """
+    loss, rows, means = MaskedL1Loss(), [], {}
+    network.eval()
+    for name, chosen in alone(artifacts).items():
+        prepare = SelfSupervisedBatch(chosen, directions, seed)
+        errors = []
+        for batch in DataLoader(dataset, batch_size=1):
+            corrupted, clean = prepare(batch, device)
+            with torch.no_grad():
+                before, after = (float(loss(image, clean)) for image in (corrupted, network(corrupted)))
+            errors.append((before, after))
+            rows.append([name, batch["scan"][0], f"{before:.6f}", f"{after:.6f}"])
+        means[name] = (float(np.mean([e[0] for e in errors])), float(np.mean([e[1] for e in errors])))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(Path(path)) as partial, open(partial, "w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([["artifact", "scan", "error_before", "error_after"], *rows])
+    table = Table("artifact", "error before", "error after", "after / before")
+    for name, (before, after) in means.items():
+        table.add_row(name, f"{before:.4f}", f"{after:.4f}", f"{after / before:.2f}" if before else "")
+    console.print(table)
+    console.print(path, highlight=False, soft_wrap=True)
+    return means
