@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 
 from transforms.errors import InputError
-from transforms.targets import TISSUE_ABBREVIATIONS, TISSUES
+from transforms.tissues import TISSUE_ABBREVIATIONS, TISSUES
 
 
 def code_version() -> str:

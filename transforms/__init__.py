@@ -1,44 +1,42 @@
 """MONAI dictionary transforms for diffusion MRI. Nothing here knows of engines, cohorts or tracking."""
 
-from transforms.attenuation import Attenuation, Attenuationd
-from transforms.errors import InputError
-from transforms.qspace import InterpolateQSpace, InterpolateQSpaced
-from transforms.scan import BrainMaskd, LoadScand, ScanToInput
-from transforms.spatial import ResampleToGrid, ResampleToGridd, ResampleToSpacing, ResampleToSpacingd
-from transforms.targets import (
-    CleanTargetd,
-    DecodeDirectiond,
-    DecodePeakCountd,
-    DecodeTissued,
-    EncodeDirectiond,
-    EncodePeakCountd,
-    EncodeTissued,
-    decode_direction,
-    encode_direction,
-)
-from transforms.tensor import WhiteMatterd
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "Attenuation",
-    "Attenuationd",
-    "BrainMaskd",
-    "CleanTargetd",
-    "DecodeDirectiond",
-    "DecodePeakCountd",
-    "DecodeTissued",
-    "EncodeDirectiond",
-    "EncodePeakCountd",
-    "EncodeTissued",
-    "InputError",
-    "InterpolateQSpace",
-    "InterpolateQSpaced",
-    "LoadScand",
-    "ResampleToGrid",
-    "ResampleToGridd",
-    "ResampleToSpacing",
-    "ResampleToSpacingd",
-    "ScanToInput",
-    "WhiteMatterd",
-    "decode_direction",
-    "encode_direction",
-]
+_HOMES = {
+    "Attenuation": "attenuation",
+    "Attenuationd": "attenuation",
+    "BrainMaskd": "scan",
+    "CleanTargetd": "targets",
+    "DecodeDirectiond": "targets",
+    "DecodePeakCountd": "targets",
+    "DecodeTissued": "targets",
+    "EncodeDirectiond": "targets",
+    "EncodePeakCountd": "targets",
+    "EncodeTissued": "targets",
+    "InputError": "errors",
+    "InterpolateQSpace": "qspace",
+    "InterpolateQSpaced": "qspace",
+    "LoadScand": "scan",
+    "ResampleToGrid": "spatial",
+    "ResampleToGridd": "spatial",
+    "ResampleToSpacing": "spatial",
+    "ResampleToSpacingd": "spatial",
+    "ScanToInput": "scan",
+    "WhiteMatterd": "tensor",
+    "decode_direction": "targets",
+    "encode_direction": "targets",
+}
+"""Module of each name that the package gives.
+
+It is imported at the name's first use: MONAI takes seconds to import, and the phantoms, for one, read and write
+gradient files without it.
+"""
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -14,7 +14,7 @@ from typing import Any
 from scripts.errors import exits_on_input_error
 from scripts.files import read_json, sha256, write_json
 from transforms.errors import InputError
-from transforms.qspace import load_scheme
+from transforms.scheme import load_scheme
 
 logger = logging.getLogger(__name__)
 

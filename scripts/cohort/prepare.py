@@ -18,9 +18,10 @@ from scripts.cohort.layouts import RawScan, find_scans
 from scripts.files import code_version, read_json, sha256, whole_file, write_json, write_nifti
 from scripts.jobs import Outcome, run_jobs
 from transforms.errors import InputError
-from transforms.gradients import write_gradients
-from transforms.qspace import DEFAULT_SCHEME, MAX_SH_ORDER, SAME_AXIS_DEGREES, load_scheme, sh_order, unique_axes
+from transforms.gradients import unique_axes, write_gradients
+from transforms.qspace import MAX_SH_ORDER, sh_order
 from transforms.scan import Scan, ScanToInput, open_nifti
+from transforms.scheme import DEFAULT_SCHEME, SAME_AXIS_DEGREES, load_scheme
 
 ATTENUATION_STEPS = 65535
 """Attenuations are stored as 16-bit integers: steps of 1.5e-5, far below any scanner's noise, at half the size."""

@@ -20,7 +20,7 @@ from torch import nn
 from scripts.errors import exits_on_input_error
 from scripts.files import whole_file
 from transforms.errors import InputError
-from transforms.qspace import DEFAULT_SCHEME, load_scheme
+from transforms.scheme import DEFAULT_SCHEME, load_scheme
 
 SCHEME_TOLERANCE = 1e-4
 """Largest difference of a component of two unit vectors that are the same but for their text."""

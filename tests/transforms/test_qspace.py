@@ -20,7 +20,6 @@ from transforms.attenuation import Attenuation
 from transforms.errors import InputError
 from transforms.gradients import angles_between_axes, b0_volumes, read_gradients, shell_volumes
 from transforms.qspace import (
-    DEFAULT_SCHEME,
     InterpolateQSpace,
     InterpolateQSpaced,
     default_scheme,
@@ -29,6 +28,7 @@ from transforms.qspace import (
     sh_basis,
     sh_order,
 )
+from transforms.scheme import DEFAULT_SCHEME
 
 TURN = Rotation.from_euler("zyx", [37, -64, 111], degrees=True)
 

@@ -13,8 +13,8 @@ from scipy import ndimage
 
 from transforms.errors import InputError
 from transforms.gradients import angles_between_axes
-from transforms.qspace import default_scheme
 from transforms.scan import LoadScand, Scan, ScanToInput, open_nifti, strip_nifti
+from transforms.scheme import default_scheme
 
 SEMI_AXES = np.array([34.0, 43.0, 29.0])
 """Of the ellipsoid that stands for the head, in mm."""

@@ -9,7 +9,7 @@ from monai.data import MetaTensor
 from scipy.spatial.transform import Rotation
 
 from transforms.errors import InputError
-from transforms.qspace import default_scheme
+from transforms.scheme import default_scheme
 from transforms.tensor import WhiteMatterd, fit_tensor, fractional_anisotropy, mean_diffusivity
 
 SHAPE = (3, 4, 5)

@@ -15,7 +15,8 @@ from transforms.targets.direction import (
 )
 from transforms.targets.peak_count import MAX_PEAKS, DecodePeakCountd, EncodePeakCountd
 from transforms.targets.restoration import CleanTargetd
-from transforms.targets.tissue import TISSUE_ABBREVIATIONS, TISSUES, DecodeTissued, EncodeTissued
+from transforms.targets.tissue import DecodeTissued, EncodeTissued
+from transforms.tissues import TISSUE_ABBREVIATIONS, TISSUES
 
 __all__ = [
     "CHANNELS",

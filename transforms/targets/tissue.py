@@ -9,11 +9,6 @@ from monai.transforms import Transform
 
 from transforms.targets.classes import DecodeClassesd
 
-TISSUES = ("background", "gray matter", "white matter", "cerebrospinal fluid")
-"""Classes of ``segmentation``. The indices are those that BIDS gives to common image-derived labels."""
-
-TISSUE_ABBREVIATIONS = ("BG", "GM", "WM", "CSF")
-
 
 class EncodeTissued(Transform):
     """Make ``label`` for the task ``segmentation``: the tissue index inside the brain mask, 0 outside it.

@@ -9,7 +9,7 @@ import numpy as np
 from dipy.core.sphere import HemiSphere, disperse_charges
 
 from scripts.cohort.phantom.anatomy import random_rotation
-from transforms.qspace import default_scheme
+from transforms.scheme import default_scheme
 
 Shape = tuple[int, int, int]
 

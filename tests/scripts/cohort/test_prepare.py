@@ -19,8 +19,8 @@ from scripts.cohort.datalist import SPLITS, read_datalist
 from scripts.cohort.prepare import _to_ras, prepare_cohort
 from transforms.errors import InputError
 from transforms.gradients import read_gradients
-from transforms.qspace import load_scheme
 from transforms.scan import ScanToInput
+from transforms.scheme import load_scheme
 
 VOXEL_SIZE = 4.0
 GOOD = ("sub-01", "sub-02", "sub-03")

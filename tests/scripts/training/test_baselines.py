@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from scripts.training import baselines as module
 from scripts.training.metrics import angular_error
-from transforms.qspace import default_scheme
+from transforms.scheme import default_scheme
 from transforms.targets import TISSUES, decode_direction, encode_direction
 
 GRADIENTS = np.column_stack([default_scheme(), np.full(64, 1000.0)])

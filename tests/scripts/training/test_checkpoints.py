@@ -21,7 +21,7 @@ from scripts.training.checkpoints import (
     transfer_weights,
 )
 from transforms.errors import InputError
-from transforms.qspace import default_scheme
+from transforms.scheme import default_scheme
 
 CONFIGS = Path(__file__).parents[3] / "bundle" / "configs"
 

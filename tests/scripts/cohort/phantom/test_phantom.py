@@ -18,7 +18,7 @@ from scripts.cohort.phantom.imperfections import acquire, from_record, receive_f
 from scripts.cohort.phantom.subject import SNR, T1W_SNR, Case, simulate
 from transforms.errors import InputError
 from transforms.gradients import b0_volumes, describe_shells, read_gradients, shell_volumes
-from transforms.qspace import default_scheme
+from transforms.scheme import default_scheme
 
 SEED = 7
 KINDS = ("auxiliary", "clinical")
