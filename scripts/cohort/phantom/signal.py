@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.polynomial import legendre
@@ -112,6 +113,13 @@ def sample_contrast(generator: np.random.Generator, b0: np.ndarray, t1w: np.ndar
     )
 
 
+@lru_cache(maxsize=1)
+def _quadrature() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gauss's points and weights, and the Legendre polynomials there: they are found once, not for each volume."""
+    cosine, weights = legendre.leggauss(8 * LEGENDRE_ORDER)
+    return cosine, weights, legendre.legvander(cosine, LEGENDRE_ORDER)
+
+
 def response(b: float, contrast: Contrast) -> np.ndarray:
     """Attenuation of one fibre population as a polynomial.
 
@@ -129,10 +137,9 @@ def response(b: float, contrast: Contrast) -> np.ndarray:
         coefficients of the powers 0, 1, ... of ``c^2``, ``c`` now the cosine between gradient and axis, shape
         ``(LEGENDRE_ORDER / 2 + 1,)``.
     """
-    cosine, weights = legendre.leggauss(8 * LEGENDRE_ORDER)
+    cosine, weights, polynomials = _quadrature()
     along, across = contrast.axial * cosine**2, contrast.radial + (contrast.axial - contrast.radial) * cosine**2
     fibre = contrast.stick * np.exp(-b * along) + (1 - contrast.stick) * np.exp(-b * across)
-    polynomials = legendre.legvander(cosine, LEGENDRE_ORDER)
     coefficients = (np.arange(LEGENDRE_ORDER + 1) + 0.5) * ((weights * fibre) @ polynomials)
     if np.isfinite(contrast.concentration):
         watson = weights * np.exp(contrast.concentration * (cosine**2 - 1))

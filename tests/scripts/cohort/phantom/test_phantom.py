@@ -1,6 +1,7 @@
 """Phantom cohorts: what is in the files is what the truth says, in the frame that a reader of FSL files finds."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,7 +120,7 @@ def test_size_changes_the_scale_only():
 
 
 def test_complete_subjects_are_kept_and_others_made_again(cohorts, tmp_path):
-    out = write_phantom("clinical", 1, SEED, tmp_path)
+    out = shutil.copytree(cohorts["clinical"], tmp_path, dirs_exist_ok=True)
     scan = out / "sub-01" / "dwi" / "sub-01_dwi.nii.gz"
     made = scan.stat().st_mtime_ns
     write_phantom("clinical", 1, SEED, tmp_path)
