@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+# two processes that each take whole files, so that what a file's tests share is made once; one thread each, or the
+# threads of the two and of what they start would wait for each other
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-fast lint format bench clean
 
@@ -15,10 +18,10 @@ demo: $(READY)  ## The whole story on phantoms, in the folder demo
 	$(BIN)/python -m scripts demo --out demo
 
 test: $(READY)  ## All tests, whole paths included
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(READY)  ## Without the whole paths
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -7,15 +7,29 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "data" / "bids"
 
+FIRST = ("test_demo.py", "test_labels.py", "test_real_scans.py", "test_readme.py", "test_cut_off.py")
+"""Files that two processes take in this order: long ones first, so that both end at about the same time; and while one
+makes the demo, the other has enough to do that needs none."""
 
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    folder = Path(__file__).parent
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        if folder in item.path.parents:
             item.add_marker(pytest.mark.slow)
+
+    def place(item):
+        if folder not in item.path.parents:
+            return len(FIRST) + 1
+        return FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
@@ -59,9 +73,17 @@ def bundle(shell):
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory, shell):
-    """Folder that the demo filled, and what it printed."""
-    folder = tmp_path_factory.mktemp("demo")
-    return folder, shell("-m", "scripts", "demo", "--out", folder).stdout
+    """Folder that the demo filled, and what it printed; one for all processes of pytest."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder, output = root / "demo", root / "demo.txt"
+    with FileLock(root / "demo.lock"):
+        # where it failed in one process it is made again, and fails, in the other
+        if not output.is_file():
+            # one process: the other tests have work for the other cores
+            output.write_text(shell("-m", "scripts", "demo", "--out", folder, "--jobs", 1).stdout)
+    return folder, output.read_text()
 
 
 @pytest.fixture(scope="session")
