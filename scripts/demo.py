@@ -12,12 +12,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from scripts.training.checkpoints import latest_checkpoint
-
 CONFIGS = Path("bundle/configs")
 
-AUXILIARY_SUBJECTS = 8
-CLINICAL_SUBJECTS = 9
+AUXILIARY_SUBJECTS = 5
+CLINICAL_SUBJECTS = 6
+"""4 and 1 for training and validation; 3, 1 and 2 for training, validation and test."""
 
 PRETRAINING_EPOCHS = 30
 FINETUNING_EPOCHS = 20
@@ -50,6 +49,9 @@ def train(configs: list[str], output_dir: Path, epochs: int, **overrides: object
     """Train, go on with a training that was cut off, or leave one that is finished."""
     resumed: list[str] = []
     if list(output_dir.glob("checkpoint_epoch=*.pt")):
+        # torch and MONAI take seconds to import, and a demo from the start does without them
+        from scripts.training.checkpoints import latest_checkpoint  # noqa: PLC0415
+
         if latest_checkpoint(output_dir).endswith(f"={epochs}.pt"):
             console.print(f"{output_dir}: trained already")
             return
@@ -98,7 +100,7 @@ def run_demo(out: Path, jobs: int) -> None:
     pretrained = out / "pretrain"
     # single scans make more steps of the few that there are
     common = {"tracking_uri": tracking, "num_workers": jobs, "batch_size": 1}
-    # three times the rate of the config: a few hundred steps have to do
+    # three times the rate of the configs: a hundred steps have to do
     hurry = {"learning_rate": 0.003, "val_interval": 10}
     train(["pretrain"], pretrained, PRETRAINING_EPOCHS, dataset_dir=auxiliary / "prepared", **hurry, **common)
 
@@ -109,7 +111,7 @@ def run_demo(out: Path, jobs: int) -> None:
     for name, weights in runs.items():
         folder = out / f"segmentation_{name}"
         data = {"dataset_dir": clinical / "prepared", **common}
-        train(task, folder, FINETUNING_EPOCHS, val_interval=5, **data, **weights)
+        train(task, folder, FINETUNING_EPOCHS, val_interval=5, learning_rate=0.003, **data, **weights)
         bundle("evaluating", [*task, "evaluate"], output_dir=folder, checkpoint=folder / "model.pt", **data)
         table.add_row(name, f"{read_metrics(folder / 'evaluation')['val_macro_f1']:.4f}")
 

@@ -33,9 +33,9 @@ def pretrained(real, shell, bundle, tmp_path_factory):
         dataset_dir=cohort,
         output_dir=folder,
         tracking_uri=tracking,
-        max_epochs=120,
+        max_epochs=75,
         learning_rate=0.003,
-        val_interval=40,
+        val_interval=25,
         num_workers=0,
     )
     client = MlflowClient(tracking)
