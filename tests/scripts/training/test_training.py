@@ -24,7 +24,7 @@ from scripts.training.checkpoints import read_checkpoint
 from scripts.training.losses import MaskedL1Loss
 from scripts.training.seeds import EpochSeed
 from transforms.artifacts import PRESETS, ScanInfo, preset
-from transforms.qspace import default_scheme
+from transforms.scheme import default_scheme
 
 CONFIGS = Path(__file__).parents[3] / "bundle" / "configs"
 

@@ -11,7 +11,7 @@ from scipy import special
 from transforms.artifacts import Acquisition, AcquisitionParams, MotionParams, ScanInfo
 from transforms.artifacts.motion import rotation_matrix
 from transforms.errors import InputError
-from transforms.qspace import default_scheme
+from transforms.scheme import default_scheme
 
 SCHEME = default_scheme()
 
