@@ -16,22 +16,24 @@ from scripts.cohort.phantom import write_phantom
 from scripts.cohort.prepare import prepare_cohort
 
 SUBJECTS = 8
+REPEATS = 2
 
 
 def main() -> None:
-    """Time the command on one core with one process, then on two cores with two."""
+    """Time the command on one core with one process and on two cores with two, in turn."""
     cores = sorted(os.sched_getaffinity(0))
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         raw = write_phantom("clinical", SUBJECTS, 0, folder / "raw", "small", jobs=2)
         prepare_cohort("bids", raw, folder / "prepared", jobs=2)
-        seconds = {}
-        for jobs in (1, 2):
-            copy = folder / f"labelled-{jobs}"
+        seconds: dict[str, list[float]] = {}
+        for jobs in REPEATS * (1, 2):
+            copy = folder / "labelled"
+            shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(folder / "prepared", copy)
             command = [sys.executable, "-m", "scripts", "label", "--prepared", str(copy), "--jobs", str(jobs)]
             start = time.perf_counter()
             limit = functools.partial(os.sched_setaffinity, 0, cores[:jobs])
             subprocess.run(command, check=True, preexec_fn=limit)
-            seconds[f"{jobs} core{'s' * (jobs > 1)}"] = [time.perf_counter() - start]
+            seconds.setdefault(f"{jobs} core{'s' * (jobs > 1)}", []).append(time.perf_counter() - start)
         report(f"labels of {SUBJECTS} small scans", seconds)

@@ -5,21 +5,21 @@ What fails is reported, the rest is done.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from threadpoolctl import threadpool_limits
 
 from scripts.errors import reason
 from transforms.errors import InputError
@@ -27,6 +27,9 @@ from transforms.errors import InputError
 Item = TypeVar("Item")
 
 KILLED = "its process was ended by the system, perhaps for want of memory; fewer --jobs need less"
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""What PyTorch, NumPy, SciPy and DIPY read when they are loaded: how many threads each may use."""
 
 CONNECTION_SECONDS = 20
 """After which a scheduler that does not answer is taken for absent."""
@@ -43,13 +46,48 @@ class Outcome(Generic[Item]):
     failure: str | None = None
 
 
-def _start_worker(threads: int) -> None:
-    # Ctrl-C reaches every process of a terminal; the first one says what there is to say
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads)
-    # NumPy's matrix products would use all cores in each process, and wait for each other
-    threadpool_limits(threads)
+def _start_worker() -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+
+
+def _attempt_in_worker(task: Callable[[Item], Any], item: Item) -> Outcome[Item]:
+    """Call ``task``; a process that is told to end meanwhile first takes its half-written files away."""
+    # default_int_handler raises KeyboardInterrupt
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return _attempt(task, item)
+    except KeyboardInterrupt:
+        # what a process does at its regular end, which there is no way to from within a task of a pool
+        atexit._run_exitfuncs()
+        os._exit(128 + signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _end_with_parent() -> None:
+    # a worker would otherwise wait for work forever where the first process was killed
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextmanager
+def _for_workers(threads: int) -> Iterator[None]:
+    """Give processes that are started within limits of their threads, and keep Ctrl-C from them.
+
+    A Ctrl-C reaches every process of a terminal. The first one says what there is to say and ends the others.
+    """
+    previous = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+    # one that comes in between is kept for this process until the end of the block
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        for name, value in previous.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def run_jobs(
@@ -75,27 +113,39 @@ def run_jobs(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task(description, total=len(items))
-
-        def done(index: int, outcome: Outcome[Item]) -> None:
-            outcomes[index] = outcome
-            if outcome.failure:
-                progress.console.print(f"left out {items[index]}: {outcome.failure}", highlight=False, soft_wrap=True)
-            progress.advance(bar)
-
-        if scheduler is not None:
-            for index, outcome in _on_cluster(task, items, scheduler):
-                done(index, outcome)
-        elif jobs <= 1:
-            for index, item in enumerate(items):
-                done(index, _attempt(task, item))
-        else:
-            for index, outcome in _in_processes(task, dict(enumerate(items)), jobs):
-                done(index, outcome)
-            # a process that the system ends takes its whole pool down; what it left is done one by one
-            for index in [index for index in range(len(items)) if index not in outcomes]:
-                found = dict(_in_processes(task, {index: items[index]}, 1))
-                done(index, found.get(index, Outcome(items[index], failure=KILLED)))
+        try:
+            with closing(_outcomes(task, items, jobs, scheduler)) as found:
+                for index, outcome in found:
+                    outcomes[index] = outcome
+                    if outcome.failure:
+                        shown = f"left out {items[index]}: {outcome.failure}"
+                        progress.console.print(shown, highlight=False, soft_wrap=True)
+                    progress.advance(bar)
+        except KeyboardInterrupt:
+            shown = f"stopped: {len(outcomes)} of {len(items)} are done and kept, the same command goes on from there"
+            progress.console.print(shown, highlight=False, soft_wrap=True)
+            raise
     return [outcomes[index] for index in range(len(items))]
+
+
+def _outcomes(
+    task: Callable[[Item], Any], items: Sequence[Item], jobs: int, scheduler: str | None
+) -> Generator[tuple[int, Outcome[Item]], None, None]:
+    """Call ``task`` on each item; give each one's index and outcome as soon as it is there."""
+    if scheduler is not None:
+        yield from _on_cluster(task, items, scheduler)
+    elif jobs <= 1:
+        for index, item in enumerate(items):
+            yield index, _attempt(task, item)
+    else:
+        left = dict(enumerate(items))
+        for index, outcome in _in_processes(task, dict(left), jobs):
+            yield index, outcome
+            del left[index]
+        # a process that the system ends takes its whole pool down; what it left is done one by one
+        for index, item in left.items():
+            found = dict(_in_processes(task, {index: item}, 1))
+            yield index, found.get(index, Outcome(item, failure=KILLED))
 
 
 def _in_processes(
@@ -103,38 +153,22 @@ def _in_processes(
 ) -> Iterator[tuple[int, Outcome[Item]]]:
     """Call ``task`` on items in processes; items whose process was ended from outside are missing in what it yields."""
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=(threads,))
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
-        futures = {pool.submit(_attempt, task, item): index for index, item in items.items()}
+        with _for_workers(threads):
+            futures = {pool.submit(_attempt_in_worker, task, item): index for index, item in items.items()}
         for future in as_completed(futures):
             if not isinstance(error := future.exception(), BrokenProcessPool):
                 index = futures[future]
                 yield index, Outcome(items[index], failure=reason(error)) if error else future.result()
+    except BaseException:
+        # the user has stopped the command
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def local_cluster(jobs: int) -> Iterator[str]:
-    """Start Dask workers on this machine, one process and one thread each, and give their scheduler's address."""
-    # what the workers say of their coming and going is of no use to who waits for labels; they inherit this
-    quiet = dict.fromkeys(("distributed", "distributed.core", "distributed.nanny", "distributed.worker"), "critical")
-    os.environ.setdefault("DASK_LOGGING", repr(quiet))
-    from distributed import LocalCluster  # noqa: PLC0415
-
-    for name in quiet:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    with LocalCluster(
-        n_workers=jobs,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address=None,
-        memory_limit=0,
-        silence_logs=False,
-    ) as cluster:
-        yield cluster.scheduler_address
 
 
 def _on_cluster(

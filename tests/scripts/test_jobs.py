@@ -3,7 +3,10 @@
 import functools
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -112,3 +115,84 @@ def test_a_process_that_the_system_ends_costs_its_own_item_alone(documents):
     outcomes = run_jobs(functools.partial(_end_yourself, victim=paths[1]), paths, 2, "reading")
     assert [outcome.result for outcome in outcomes] == [0, None, 4]
     assert "ended by the system" in outcomes[1].failure
+
+
+def _threads_of_libraries(index):
+    import scipy.linalg  # noqa: F401
+    import torch
+    from threadpoolctl import threadpool_info
+
+    return max(torch.get_num_threads(), *(library["num_threads"] for library in threadpool_info()))
+
+
+def test_processes_share_the_cores_and_leave_the_environment_as_it_was(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    found = [outcome.result for outcome in run_jobs(_threads_of_libraries, [0, 1], 2, "counting")]
+    assert found == [1, 1]
+    assert os.environ["OMP_NUM_THREADS"] == "2"
+    assert "OPENBLAS_NUM_THREADS" not in os.environ
+
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+
+from scripts.jobs import run_jobs
+
+
+def write_slowly(path):
+    partial = path.with_name("." + path.name)
+    partial.touch()
+    try:
+        time.sleep(0 if path.name == "0" else 60)
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    run_jobs(write_slowly, [Path(sys.argv[1]) / str(n) for n in range(6)], int(sys.argv[2]), "writing")
+"""
+
+
+def _wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("number", "jobs"), [("SIGINT", 1), ("SIGINT", 2), ("SIGKILL", 2)])
+def test_a_stopped_command_leaves_no_process_and_no_half_written_file(tmp_path, number, jobs):
+    program, out = tmp_path / "program.py", tmp_path / "out"
+    program.write_text(PROGRAM)
+    out.mkdir()
+    running = subprocess.Popen(
+        [sys.executable, program, out, str(jobs)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # a shell that runs the tests in the background has its children ignore the signal
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
+    _wait_for(lambda: (out / "0").is_file() and len(list(out.iterdir())) == 1 + jobs)
+    # Ctrl-C goes to all processes of the terminal, other signals to the command alone
+    (os.killpg if number == "SIGINT" else os.kill)(running.pid, getattr(signal, number))
+    errors = running.communicate(timeout=30)[1]
+    assert running.returncode == -getattr(signal, number)
+    if number == "SIGINT":
+        assert "stopped: 1 of 6 are done and kept, the same command goes on from there" in errors
+        assert errors.count("Traceback") == 1  # of this program, which does not catch it
+
+    def no_process_is_left():
+        try:
+            os.killpg(running.pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    _wait_for(no_process_is_left, 20)
+    assert [path.name for path in out.iterdir()] == ["0"]

@@ -1,7 +1,15 @@
-"""Labels of real scans, of a phantom of life size, and by two Dask workers."""
+"""Labels of real scans, of a phantom of life size, by two processes, by Dask; and a command that was stopped."""
 
 import csv
+import functools
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -10,6 +18,8 @@ import pytest
 from scripts.cohort.label import label_cohort
 from scripts.cohort.phantom import write_phantom
 from scripts.cohort.prepare import prepare_cohort
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.slow
 
@@ -71,11 +81,85 @@ def test_tissue_of_a_phantom_of_life_size(tmp_path):
     assert np.mean(overlaps) >= 0.85
 
 
-def test_two_workers_give_what_one_process_gives(tmp_path):
-    raw = write_phantom("clinical", 2, 5, tmp_path / "raw")
-    tables = []
-    for jobs in (1, 2):
-        prepare_cohort("bids", raw, tmp_path / f"prepared{jobs}")
-        assert not any(outcome.failure for outcome in label_cohort(tmp_path / f"prepared{jobs}", jobs=jobs))
-        tables.append((tmp_path / f"prepared{jobs}" / "labels.tsv").read_text())
-    assert tables[0] == tables[1]
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A prepared cohort of two phantoms, and the table of its labels by one process."""
+    folder = tmp_path_factory.mktemp("two")
+    raw = write_phantom("clinical", 2, 5, folder / "raw")
+    prepare_cohort("bids", raw, folder / "prepared")
+    one = shutil.copytree(folder, folder.with_name("one")) / "prepared"
+    assert not any(outcome.failure for outcome in label_cohort(one))
+    return folder, (one / "labels.tsv").read_text()
+
+
+@pytest.fixture
+def cohort(two, tmp_path):
+    return shutil.copytree(two[0], tmp_path / "two") / "prepared"
+
+
+@pytest.fixture
+def dask():
+    """Start Dask's own commands by their words; all are ended with the test."""
+    running = []
+
+    def start(*words):
+        running.append(subprocess.Popen([sys.executable, "-m", "dask", *map(str, words)], start_new_session=True))
+        return running[-1]
+
+    yield start
+    for process in running:
+        process.terminate()
+        process.wait(60)
+
+
+def wait_for(condition, seconds=180):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_two_processes_give_what_one_gives(two, cohort):
+    assert not any(outcome.failure for outcome in label_cohort(cohort, jobs=2))
+    assert (cohort / "labels.tsv").read_text() == two[1]
+
+
+def test_workers_of_a_scheduler_give_what_one_process_gives_though_one_is_killed(two, cohort, dask, tmp_path, shell):
+    known = tmp_path / "scheduler.json"
+    dask("scheduler", "--no-dashboard", "--port", 0, "--host", "127.0.0.1", "--scheduler-file", known)
+    wait_for(known.is_file)
+    words = ["worker", "--no-dashboard", "--nthreads", 1, "--memory-limit", 0, "--scheduler-file", known]
+    victim = dask(*words, "--no-nanny")
+    command = [sys.executable, "-m", "scripts", "label", "--prepared", cohort, "--scheduler"]
+    with subprocess.Popen([*map(str, command), json.loads(known.read_text())["address"]], cwd=ROOT) as labelling:
+        # the first worker has a scan in hand when it is killed, and another takes it over
+        wait_for(lambda: list(cohort.rglob("*_desc-labels.json")))
+        victim.kill()
+        dask(*words)
+        assert labelling.wait(300) == 0
+    assert (cohort / "labels.tsv").read_text() == two[1]
+
+
+def test_a_command_that_was_stopped_goes_on_from_there(two, cohort, shell):
+    command = ["-m", "scripts", "label", "--prepared", cohort]
+    with subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # a shell that runs the tests in the background has its children ignore the signal
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    ) as running:
+        wait_for(lambda: list(cohort.rglob("*_desc-labels.json")))
+        os.killpg(running.pid, signal.SIGINT)
+        errors = running.communicate(timeout=60)[1]
+    assert running.returncode == 130
+    assert "stopped: 1 of 2 are done and kept, the same command goes on from there" in errors
+    assert "Traceback" not in errors
+    assert not list(cohort.rglob(".*"))
+    (done,) = cohort.rglob("*_desc-labels.json")
+    before = done.stat().st_mtime_ns
+    assert "2 scans done, 0 left out" in shell(*command).stdout
+    assert done.stat().st_mtime_ns == before
+    assert (cohort / "labels.tsv").read_text() == two[1]

@@ -41,6 +41,8 @@ def without_bias(image: MetaTensor, mask: MetaTensor | None = None) -> MetaTenso
     if not sitk.GetArrayViewFromImage(inside).any():
         return image
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
+    # more gain nothing on a grid as small as this, and the result would depend on their number
+    n4.SetNumberOfThreads(1)
     n4.SetMaximumNumberOfIterations(list(ITERATIONS))
     n4.Execute(source, inside)
     # the field is a B-spline over the field of view, and is evaluated at every voxel of the given image

@@ -19,7 +19,7 @@ from scripts.cohort.label.diffusion import NoFibresError
 from scripts.cohort.label.quality import COLUMNS, flag_outliers, picture, write_table
 from scripts.cohort.label.raw import Shell, load_shell, raw_files, read_volume
 from scripts.files import code_version, read_json, sha256, tissue_table, whole_file, write_json, write_nifti
-from scripts.jobs import Outcome, console, local_cluster, run_jobs
+from scripts.jobs import Outcome, console, run_jobs
 from transforms.errors import InputError
 from transforms.scan import open_nifti
 from transforms.targets import TISSUE_ABBREVIATIONS, TISSUES
@@ -273,11 +273,7 @@ def label_cohort(
     entries = [_Named(entry) for split in SPLITS for entry in datalist[split]]
     derivatives = tissue_derivatives.resolve() if tissue_derivatives else None
     task = functools.partial(label_scan, folder=folder, derivatives=derivatives, bvalue=preparation["bvalue"])
-    if jobs > 1 and scheduler is None:
-        with local_cluster(min(jobs, max(1, len(entries)))) as address:
-            outcomes = run_jobs(task, entries, jobs, "labelling", address)
-    else:
-        outcomes = run_jobs(task, entries, jobs, "labelling", scheduler)
+    outcomes = run_jobs(task, entries, jobs, "labelling", scheduler)
     with whole_file(folder / "desc-tissue_dseg.tsv") as partial:
         partial.write_text(tissue_table())
     labelled = [outcome.result[0] if outcome.result else dict(outcome.item) for outcome in outcomes]
