@@ -92,7 +92,7 @@ def label(
     tissue_derivatives: Annotated[
         Path | None,
         typer.Option(
-            help="BIDS derivatives with your own *_dseg.nii.gz or *_probseg.nii.gz, in the space of the scans.",
+            help="Your own segmentations (BIDS, fMRIPrep, FAST, FreeSurfer), in the space of the scans or of their T1.",
             show_default="tissue from the T1",
         ),
     ] = None,

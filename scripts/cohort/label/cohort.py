@@ -73,20 +73,25 @@ class _Named(dict):
         return str(self["scan"])
 
 
-def _tissue_from_t1(
-    path: Path, shell: Shell, mask: MetaTensor, by_diffusion: np.ndarray
-) -> tuple[np.ndarray | None, dict[str, Any], str | None]:
-    """Shares of tissues by a T1, measures of its registration, and what is wrong with it; no shares if something is."""
-    t1 = read_volume(path)
+def _align(t1: MetaTensor, shell: Shell, mask: MetaTensor) -> tuple[registration.Alignment, dict[str, Any]]:
+    """Register a T1 to a scan; the alignment, and its measures for the table and the JSON."""
     attenuation = MetaTensor(torch.from_numpy(shell.mean_attenuation)[None], affine=mask.affine)
     alignment = registration.align(t1, attenuation, mask)
-    measures: dict[str, Any] = {
+    return alignment, {
         "registration_covered": alignment.covered,
         "registration_dependence": alignment.dependence,
         "registration_shift_mm": alignment.shift,
         "registration_turn_degrees": alignment.turn,
         "T1ToDiffusion": np.linalg.inv(alignment.matrix).tolist(),
     }
+
+
+def _tissue_from_t1(
+    path: Path, shell: Shell, mask: MetaTensor, by_diffusion: np.ndarray
+) -> tuple[np.ndarray | None, dict[str, Any], str | None]:
+    """Shares of tissues by a T1, measures of its registration, and what is wrong with it; no shares if something is."""
+    t1 = read_volume(path)
+    alignment, measures = _align(t1, shell, mask)
     if alignment.fault:
         return None, measures, alignment.fault
     shares = tissue.tissue_from_t1(registration.carried(t1, alignment.matrix), mask)
@@ -95,6 +100,28 @@ def _tissue_from_t1(
         found = f"white matter of the T1 and of the diffusion tensor overlap with a Dice of {overlap:.2f}"
         return None, measures | {"white_matter_dice": overlap}, f"{found}, expected at least {LEAST_DICE:g}"
     return shares, measures, None
+
+
+def _given_tissue(
+    own: Sequence[Path], t1: Path | None, shell: Shell, mask: MetaTensor
+) -> tuple[np.ndarray, dict[str, Any], str | None]:
+    """Shares of tissues by a given segmentation, measures of its registration, and a remark on its space.
+
+    Raises:
+        InputError: it cannot be used, or lies in the space of a T1 that cannot be registered.
+    """
+    if not given.in_t1_space(own[0]):
+        return given.given_tissue(own, mask), {}, None
+    if t1 is None:
+        remark = f"{own[0].name} lies in the space of a T1 that is not there: placed by its affine alone"
+        return given.given_tissue(own, mask), {}, remark
+    alignment, measures = _align(read_volume(t1), shell, mask)
+    if alignment.fault:
+        raise InputError(
+            f"{own[0]}: found it in the space of a T1 that could not be registered ({alignment.fault}), "
+            "expected one that can, or a segmentation in the space of the diffusion scan."
+        )
+    return given.given_tissue(own, mask, alignment.matrix), measures, None
 
 
 def dice(first: np.ndarray, second: np.ndarray) -> float:
@@ -124,7 +151,7 @@ def label_scan(
     files = raw_files(dict(entry), folder)
     own = given.find_given(derivatives, entry["participant"], scan) if derivatives else []
     inputs = [files[name] for name in ("dwi", "bval", "bvec")] + [folder / entry["mask"], *own]
-    if not own and "t1w" in files:
+    if "t1w" in files and (not own or given.in_t1_space(own[0])):
         inputs.append(files["t1w"])
     checksums = {path.name: sha256(path) for path in inputs}
     made_from = {
@@ -167,14 +194,16 @@ def _make(
     shell = load_shell(files, bvalue, mask)
     tensor = diffusion.fit_tensor(shell)
     white = by_diffusion = diffusion.white_matter(tensor, shell)
-    route, shares, fault = "FA and MD", None, None
+    route, shares, remark = "FA and MD", None, None
     aligned: dict[str, Any] = {}
     if own:
-        route, shares = "derivatives", given.given_tissue(own, mask)
+        route = "derivatives"
+        shares, aligned, remark = _given_tissue(own, files.get("t1w"), shell, mask)
     elif "t1w" in files:
         shares, aligned, fault = _tissue_from_t1(files["t1w"], shell, mask, by_diffusion)
         route = route if shares is None else "T1"
-    notes = [f"T1 not used: {fault}"] if fault else []
+        remark = f"T1 not used: {fault}" if fault else None
+    notes = [remark] if remark else []
     labels: dict[str, np.ndarray] = {}
     if shares is not None:
         labels["tissue"] = (shares.argmax(axis=0) * shell.mask).astype(np.uint8)

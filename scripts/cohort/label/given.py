@@ -1,4 +1,4 @@
-"""Tissue segmentations that the user has, brought to the grid of the prepared scans."""
+"""Tissue segmentations that the user has (BIDS, FAST, FreeSurfer), brought to the grid of the prepared scans."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from nibabel.filebasedimages import ImageFileError
 
+from scripts.cohort.label.registration import carried
 from scripts.files import read_json
 from transforms.errors import InputError
 from transforms.scan import DAMAGE, open_nifti
@@ -30,57 +33,112 @@ FREESURFER_REST = (30, 62, 80, 81, 82)
 """Vessels and hypointensities: no tissue."""
 
 
-def find_given(derivatives: Path, participant: str, scan: str) -> list[Path]:
-    """Find the tissue segmentation of a scan among BIDS derivatives.
+FAST = {1: 3, 2: 1, 3: 2}
+"""Labels of FSL FAST on a T1, from dark to bright: fluid, gray matter, white matter; by them the index of a tissue."""
 
-    In this order of preference: ``<scan>[_*]_label-{GM,WM,CSF}_probseg.nii.gz``, three files; one file
-    ``<scan>[_space-*][_res-*][_desc-*]_probseg.nii.gz`` with a volume per tissue; and such a ``_dseg.nii.gz``. One with
-    ``desc-tissue`` is preferred.
+STANDARD_SPACE = re.compile(r"MNI|ICBM|Talairach|OASIS|fsaverage|fsLR")
+"""Parts of paths of what lies in a template's space and not in that of a participant."""
+
+ENDINGS = r"\.(nii\.gz|nii|mgz)"
+
+FREESURFER_FILE = re.compile(rf"(aparc\+)?aseg{ENDINGS}|.*_desc-(aseg|aparcaseg)_.*")
+
+
+def find_given(derivatives: Path, participant: str, scan: str) -> list[Path]:
+    """Find the tissue segmentation of a scan among derivatives.
+
+    What lies in the scan's own space is preferred to what lies in the T1's (:func:`in_t1_space`). Of each, in this
+    order, where ``<name>`` is the scan's or that of its participant and session, and may end in ``_space-*`` and
+    ``_res-*``: three files ``<name>_label-{GM,WM,CSF}_probseg``; one ``<name>[_desc-*]_probseg`` with a volume per
+    tissue; one ``<name>[_desc-*]_dseg``; FAST's ``*_pve_{0,1,2}``, ``*_pveseg`` or ``*_seg``; FreeSurfer's
+    ``aparc+aseg`` or ``aseg``. With ``desc-tissue`` goes before none, and none before another.
+
+    Returns:
+        one file, or three of gray matter, white matter and fluid.
 
     Raises:
-        InputError: there is none, or more than one.
+        InputError: there is none, or more than one of the same kind.
     """
-    files = sorted((derivatives / participant).rglob("*seg.nii.gz"))
-    optional = r"(_space-[^_]+)?(_res-[^_]+)?"
-    by_tissue = [
-        [
-            file
-            for file in files
-            if re.fullmatch(rf"{re.escape(scan)}{optional}_label-{name}_probseg\.nii\.gz", file.name)
+    folder = derivatives / participant
+    session = re.findall(r"_(ses-[^_]+)", scan)
+    files = []
+    for file in sorted(folder.rglob("*")):
+        place = str(file.relative_to(folder))
+        others = set(re.findall(r"ses-[0-9A-Za-z]+", place)) - set(session)
+        if re.search(ENDINGS + "$", place) and not others and not STANDARD_SPACE.search(place):
+            files.append(file)
+    kinds: list[list[str]] = []
+    for name in dict.fromkeys([scan, "_".join([participant, *session])]):
+        stem = re.escape(name) + r"(_space-[^_]+)?(_res-[^_]+)?"
+        kinds.append([rf"{stem}_label-{tissue}_probseg" for tissue in TISSUE_ABBREVIATIONS[1:]])
+        kinds += [
+            [stem + description + suffix]
+            for suffix in ("_probseg", "_dseg")
+            for description in ("_desc-tissue", "", "_desc-[^_]+")
         ]
-        for name in TISSUE_ABBREVIATIONS[1:]
-    ]
-    if all(len(found) == 1 for found in by_tissue):
-        return [found[0] for found in by_tissue]
-    preferred: list[Path] = []
-    for suffix in ("probseg", "dseg"):
-        name = re.compile(rf"{re.escape(scan)}{optional}(_desc-[^_]+)?_{suffix}\.nii\.gz")
-        found = [file for file in files if name.fullmatch(file.name)]
-        preferred = [file for file in found if "_desc-tissue_" in file.name] or found
-        if preferred:
-            break
-    if len(preferred) != 1:
-        names = ", ".join(file.name for file in preferred) or "none"
-        raise InputError(
-            f"{derivatives / participant}: found {names}, expected one file {scan}_desc-tissue_dseg.nii.gz."
-        )
-    return preferred
+    # FAST counts its files from 0 and its labels from 1
+    kinds.append([rf".*_pve_{label - 1}" for label in sorted(FAST, key=FAST.__getitem__)])
+    kinds += [[name] for name in (".*_pveseg", ".*_seg", r"aparc\+aseg", "aseg")]
+    for space in (False, True):
+        within = [file for file in files if in_t1_space(file) is space]
+        for names in kinds:
+            found = [[file for file in within if re.fullmatch(name + ENDINGS, file.name)] for name in names]
+            if any(len(matching) > 1 for matching in found):
+                listed = ", ".join(file.name for matching in found for file in matching)
+                raise InputError(f"{folder}: found {listed}, expected one file {scan}_desc-tissue_dseg.nii.gz.")
+            if all(found):
+                return [file for (file,) in found]
+    raise InputError(f"{folder}: found none, expected one file {scan}_desc-tissue_dseg.nii.gz.")
+
+
+def in_t1_space(path: Path) -> bool:
+    """Whether a segmentation lies in the space of the T1-weighted image and not of the diffusion scan.
+
+    It does if it is FreeSurfer's own, has ``T1`` in its name or lies in a folder ``anat``, ``mri`` or ``T1w``, and
+    does not have ``space-dwi`` in its name.
+    """
+    if "_space-dwi" in path.name.lower():
+        return False
+    return bool(
+        re.search(r"anat$|^mri$|^T1w$", path.parent.name)
+        or "T1" in path.name
+        or re.match(r"(aparc\+)?aseg\.", path.name)
+    )
+
+
+def _open(path: Path, ndim: int) -> nib.nifti1.Nifti1Pair:
+    """Open a NIfTI image, or one of FreeSurfer's own format as if it were.
+
+    Raises:
+        InputError: no readable image, or another number of dimensions.
+    """
+    if path.suffix != ".mgz":
+        return open_nifti(path, ndim)
+    try:
+        image = nib.freesurfer.load(path)
+        voxels = np.asarray(image.dataobj)
+    except (ImageFileError, *DAMAGE) as error:
+        raise InputError(f"{path}: found no readable image ({error}), expected FreeSurfer's format.") from None
+    if voxels.ndim != ndim:
+        raise InputError(f"{path}: found an image of shape {voxels.shape}, expected {ndim} dimensions.")
+    return nib.nifti1.Nifti1Image(voxels, image.affine)
 
 
 def read_labels(path: Path) -> MetaTensor:
     """Read a segmentation as one channel per tissue, 0 or 1, shape ``(4, X, Y, Z)``.
 
     Raises:
-        InputError: a label that is neither the index of a tissue nor, where it is ``aseg`` or ``aparcaseg``, a
-            label of FreeSurfer.
+        InputError: a label that is neither the index of a tissue nor, by the file's name, of FreeSurfer or FAST.
     """
-    image = open_nifti(path, ndim=3)
+    image = _open(path, ndim=3)
     try:
         labels = np.asarray(image.dataobj)
     except DAMAGE as error:
         raise InputError(f"{path}: found a damaged file ({error}), expected a whole NIfTI image.") from None
-    if re.search(r"_desc-(aseg|aparcaseg)_", path.name) and labels.max() > len(TISSUES):
+    if FREESURFER_FILE.fullmatch(path.name):
         labels = from_freesurfer(labels, path)
+    elif re.search(rf"_(pve)?seg{ENDINGS}$", path.name):
+        labels = np.select([labels == label for label in FAST], list(FAST.values()), labels)
     values = np.unique(labels)
     if not np.isin(values, range(len(TISSUES))).all():
         expected = ", ".join(f"{index} ({name})" for index, name in enumerate(TISSUES))
@@ -117,15 +175,15 @@ def read_shares(paths: Sequence[Path]) -> MetaTensor:
         InputError: not one volume per tissue, or no probabilities.
     """
     if len(paths) > 1:
-        images = [open_nifti(path, ndim=3) for path in paths]
+        images = [_open(path, ndim=3) for path in paths]
         for path, image in zip(paths[1:], images[1:], strict=True):
             if image.shape != images[0].shape or not np.allclose(image.affine, images[0].affine, atol=1e-3):
                 raise InputError(f"{path}: found another grid than that of {paths[0].name}, expected the same.")
         volumes = dict(zip(TISSUE_ABBREVIATIONS[1:], (np.asarray(image.dataobj) for image in images), strict=True))
         affine = images[0].affine
     else:
-        image = open_nifti(paths[0], ndim=4)
-        sidecar = Path(str(paths[0]).removesuffix(".nii.gz") + ".json")
+        image = _open(paths[0], ndim=4)
+        sidecar = Path(re.sub(ENDINGS + "$", ".json", str(paths[0])))
         names = list(read_json(sidecar).get("LabelMap", [])) if sidecar.is_file() else []
         names = names or list(TISSUE_ABBREVIATIONS[-image.shape[3] :])
         if len(names) != image.shape[3] or not set(TISSUE_ABBREVIATIONS[1:]) <= set(names):
@@ -144,12 +202,13 @@ def read_shares(paths: Sequence[Path]) -> MetaTensor:
     )
 
 
-def given_tissue(paths: Sequence[Path], mask: MetaTensor) -> np.ndarray:
-    """Bring a segmentation to the grid of a prepared scan, whose world space it shares.
+def given_tissue(paths: Sequence[Path], mask: MetaTensor, matrix: np.ndarray | None = None) -> np.ndarray:
+    """Bring a segmentation to the grid of a prepared scan.
 
     Args:
         paths: as :func:`find_given` gives them.
         mask: brain mask of the prepared scan, shape ``(1, X, Y, Z)``.
+        matrix: from world of the diffusion scan to world of the segmentation; None where they share one.
 
     Returns:
         share of each of ``TISSUES``, float32, shape ``(4, X, Y, Z)``.
@@ -158,7 +217,9 @@ def given_tissue(paths: Sequence[Path], mask: MetaTensor) -> np.ndarray:
         InputError: no segmentation of tissues, or one that covers less than half of the brain.
     """
     # fractions are resampled: labels themselves have no values in between
-    source = read_labels(paths[0]) if paths[0].name.endswith("_dseg.nii.gz") else read_shares(paths)
+    source = read_shares(paths) if len(paths) > 1 or "_probseg." in paths[0].name else read_labels(paths[0])
+    if matrix is not None:
+        source = carried(source, matrix)
     shares = ResampleToGrid()(source, mask).numpy()
     inside = mask[0].numpy() > 0
     covered = float((shares.argmax(axis=0) > 0)[inside].mean()) if inside.any() else 0.0

@@ -145,7 +145,10 @@ def judge(t1: MetaTensor, attenuation: MetaTensor, mask: MetaTensor, matrix: np.
 
 
 def carried(t1: MetaTensor, matrix: np.ndarray) -> MetaTensor:
-    """Return the T1 with the affine that places it in the world of the diffusion scan; no voxel is changed."""
+    """Return the T1, or what lies in its space, with the affine that places it in the world of the diffusion scan.
+
+    No voxel is changed.
+    """
     affine = torch.as_tensor(np.linalg.inv(matrix), dtype=torch.float64) @ t1.affine.double()
     return MetaTensor(t1.as_tensor(), affine=affine)
 

@@ -13,6 +13,7 @@ from nibabel.affines import apply_affine
 from scripts.cohort.datalist import SPLITS, read_datalist
 from scripts.cohort.label import label_cohort
 from scripts.cohort.label import registration as alignment
+from scripts.cohort.label.cohort import dice
 from scripts.cohort.label.quality import flag_outliers
 from scripts.cohort.label.registration import correlation_ratio
 from scripts.cohort.phantom import write_phantom
@@ -207,6 +208,42 @@ def test_a_registration_that_went_wrong_is_reported_and_not_used(phantom, tmp_pa
     assert "T1 not used: the T1 covers" in found["Notes"][0]
     assert "tissue" not in entry_of(cohort / "prepared")
     assert "sub-01: T1 not used" in capfd.readouterr().err
+
+
+def test_a_segmentation_in_the_t1s_space_comes_to_the_scan_as_the_t1_does(phantom, tmp_path, capfd):
+    cohort = shutil.copytree(phantom.raw.parent, tmp_path / "moved")
+    truth = nib.load(cohort / "raw/derivatives/truth/sub-01/dwi/sub-01_desc-tissue_dseg.nii.gz")
+    drawn = json.loads((cohort / "raw/derivatives/truth/sub-01/dwi/sub-01_desc-imperfections.json").read_text())
+    to_t1 = np.linalg.inv(drawn["T1w"]["ToDiffusionRAS"])
+    # 12 mm further away: by the scanner's coordinates alone it would lie wrong
+    away = np.eye(4)
+    away[:3, 3] = [0, 12, 0]
+    t1 = cohort / "raw/sub-01/anat/sub-01_T1w.nii.gz"
+    image = nib.load(t1)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), away @ image.affine), t1)
+    given = tmp_path / "fmriprep/sub-01/anat/sub-01_dseg.nii.gz"
+    given.parent.mkdir(parents=True)
+    nib.save(nib.Nifti1Image(np.asarray(truth.dataobj).astype(np.uint8), away @ to_t1 @ truth.affine), given)
+    expected = phantom.truth("tissue_dseg")
+
+    def overlap():
+        (outcome,) = label_cohort(cohort / "prepared", tmp_path / "fmriprep")
+        assert outcome.failure is None
+        found = load(cohort / "prepared", "tissue")[0][phantom.inside]
+        return np.mean([dice(found == index, expected == index) for index in (1, 2, 3)])
+
+    assert overlap() > 0.85
+    by_registration = record(cohort / "prepared")
+    assert by_registration["Route"] == "derivatives"
+    assert by_registration["Notes"] == []
+    np.testing.assert_allclose(by_registration["Measures"]["registration_shift_mm"], 12, atol=5)
+    # without the T1 there is its affine alone, and this is said
+    t1.unlink()
+    prepare_cohort("bids", cohort / "raw", cohort / "prepared")
+    assert overlap() < 0.6
+    remark = "sub-01_dseg.nii.gz lies in the space of a T1 that is not there: placed by its affine alone"
+    assert record(cohort / "prepared")["Notes"] == [remark]
+    assert f"sub-01: {remark}" in capfd.readouterr().err
 
 
 def test_correlation_ratio_is_one_for_a_function_and_none_for_noise():
