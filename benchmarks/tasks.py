@@ -17,10 +17,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from monai.bundle import ConfigParser
-from scipy import ndimage
 
 from scripts.cohort.datalist import SPLITS, read_datalist, write_datalist
 from scripts.cohort.phantom import write_phantom
+from scripts.cohort.phantom.truth import at_nearest_voxels
 from scripts.cohort.prepare import prepare_cohort
 from scripts.files import write_nifti
 
@@ -50,19 +50,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 """Task and changes of its config, by name."""
 
 
-def _on_grid(path: Path, reference: nib.nifti1.Nifti1Pair) -> np.ndarray:
-    """Voxels of an image at the nearest places of another grid, ``(X, Y, Z, ...)``."""
-    image = nib.nifti1.Nifti1Image.from_filename(path)
-    voxels = np.moveaxis(np.indices(reference.shape[:3]), 0, -1)
-    places = nib.affines.apply_affine(np.linalg.inv(image.affine) @ reference.affine, voxels)
-    volumes = np.asarray(image.dataobj).reshape(*image.shape[:3], -1)
-    sampled = [
-        ndimage.map_coordinates(volume, np.moveaxis(places, -1, 0), order=0) for volume in np.moveaxis(volumes, -1, 0)
-    ]
-    return np.stack(sampled, axis=-1).squeeze()
-
-
-def label_from_truth(raw: Path, prepared: Path) -> None:
+def _label_from_truth(raw: Path, prepared: Path) -> None:
     """Add the labels of all tasks to a prepared phantom cohort, from what it was made of."""
     datalist = read_datalist(prepared)
     splits = {entry["participant"]: split for split in SPLITS for entry in datalist[split]}
@@ -71,7 +59,7 @@ def label_from_truth(raw: Path, prepared: Path) -> None:
         truth = raw / "derivatives" / "truth" / entry["participant"] / "dwi"
         mask = nib.nifti1.Nifti1Image.from_filename(prepared / entry["mask"])
         tissue, count, peaks = (
-            _on_grid(truth / f"{entry['scan']}_desc-{name}.nii.gz", mask)
+            at_nearest_voxels(truth / f"{entry['scan']}_desc-{name}.nii.gz", mask)
             for name in ("tissue_dseg", "npeaks_dseg", "peaks_dwi")
         )
         white_matter = (tissue == 2) & (np.asarray(mask.dataobj) > 0)
@@ -96,7 +84,7 @@ def make_cohort(folder: Path) -> Path:
     for outcome in prepare_cohort("bids", raw, prepared, seed=COHORT_SEED):
         if outcome.failure:
             raise SystemExit(f"error: {outcome.item}: {outcome.failure}")
-    label_from_truth(raw, prepared)
+    _label_from_truth(raw, prepared)
     return prepared
 
 

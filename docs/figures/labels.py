@@ -12,10 +12,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
-from nibabel.affines import apply_affine
 
 from scripts.cohort.datalist import SPLITS, read_datalist
 from scripts.cohort.label.cohort import dice
+from scripts.cohort.phantom.truth import at_nearest_voxels
 from scripts.training.metrics import angular_error
 
 
@@ -25,9 +25,7 @@ def score(stem: str, prepared: Path, entry: dict) -> None:
     inside = np.asarray(mask.dataobj) > 0
 
     def truth(name: str) -> np.ndarray:
-        image = nib.load(f"{stem}{name}.nii.gz")
-        voxels = np.rint(apply_affine(np.linalg.inv(image.affine) @ mask.affine, np.argwhere(inside))).astype(int)
-        return np.asarray(image.dataobj)[tuple(voxels.T)]
+        return at_nearest_voxels(Path(f"{stem}{name}.nii.gz"), mask)[inside]
 
     found = {key: np.asarray(nib.load(prepared / entry[key]).dataobj)[inside] for key in ("tissue", "n_peaks", "peak")}
     tissue, count, peak = truth("tissue_dseg"), truth("npeaks_dseg"), truth("peaks_dwi")[:, :3]

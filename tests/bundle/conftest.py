@@ -2,7 +2,6 @@
 
 import pytest
 
-from benchmarks.tasks import label_from_truth
 from scripts.cohort.default import make_cohort
 
 
@@ -10,8 +9,6 @@ from scripts.cohort.default import make_cohort
 def tiny_clinical(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clinical")
     make_cohort("clinical", 3, folder, seed=3)
-    # the labels of all tasks, whichever of them the cohort's own labelling made
-    label_from_truth(folder / "raw", folder / "prepared")
     return folder
 
 

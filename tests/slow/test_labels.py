@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 
 from scripts.cohort.label import label_cohort
+from scripts.cohort.label.cohort import dice
 from scripts.cohort.phantom import write_phantom
+from scripts.cohort.phantom.truth import at_nearest_voxels
 from scripts.cohort.prepare import prepare_cohort
 
 ROOT = Path(__file__).parents[2]
@@ -64,20 +66,13 @@ def test_tissue_of_a_phantom_of_life_size(tmp_path):
     prepare_cohort("bids", raw, tmp_path / "prepared")
     (outcome,) = label_cohort(tmp_path / "prepared")
     assert outcome.failure is None
-    images = {
-        name: nib.load(path)
-        for name, path in (
-            ("found", tmp_path / "prepared/sub-01/dwi/sub-01_desc-tissue_dseg.nii.gz"),
-            ("mask", tmp_path / "prepared/sub-01/dwi/sub-01_desc-brain_mask.nii.gz"),
-            ("truth", raw / "derivatives/truth/sub-01/dwi/sub-01_desc-tissue_dseg.nii.gz"),
-        )
-    }
-    inside = np.argwhere(np.asarray(images["mask"].dataobj) > 0)
-    world = nib.affines.apply_affine(images["mask"].affine, inside)
-    there = np.rint(nib.affines.apply_affine(np.linalg.inv(images["truth"].affine), world)).astype(int)
-    found = np.asarray(images["found"].dataobj)[tuple(inside.T)]
-    truth = np.asarray(images["truth"].dataobj)[tuple(there.T)]
-    overlaps = [2 * ((found == t) & (truth == t)).sum() / ((found == t).sum() + (truth == t).sum()) for t in (1, 2, 3)]
+    mask, found = (
+        nib.load(tmp_path / f"prepared/sub-01/dwi/sub-01_desc-{name}.nii.gz") for name in ("brain_mask", "tissue_dseg")
+    )
+    inside = np.asarray(mask.dataobj) > 0
+    truth = at_nearest_voxels(raw / "derivatives/truth/sub-01/dwi/sub-01_desc-tissue_dseg.nii.gz", mask)[inside]
+    labels = np.asarray(found.dataobj)[inside]
+    overlaps = [dice(labels == t, truth == t) for t in (1, 2, 3)]
     assert np.mean(overlaps) >= 0.85
 
 

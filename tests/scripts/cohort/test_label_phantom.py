@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -17,6 +18,7 @@ from scripts.cohort.label.cohort import dice
 from scripts.cohort.label.quality import flag_outliers
 from scripts.cohort.label.registration import correlation_ratio
 from scripts.cohort.phantom import write_phantom
+from scripts.cohort.phantom.truth import at_nearest_voxels
 from scripts.cohort.prepare import prepare_cohort
 
 GRAY, WHITE, FLUID = 1, 2, 3
@@ -53,13 +55,12 @@ def phantom(tmp_path_factory):
     folder = tmp_path_factory.mktemp("phantom")
     raw = write_phantom("clinical", 1, 3, folder / "raw")
     prepared = prepare_and_label(raw, folder / "prepared")
-    mask, affine = load(prepared, "mask")
+    grid = nib.load(prepared / entry_of(prepared)["mask"])
+    mask = np.asarray(grid.dataobj)
     stem = raw / "derivatives/truth/sub-01/dwi/sub-01_desc-"
 
     def truth(name):
-        image = nib.load(f"{stem}{name}.nii.gz")
-        voxels = np.rint(apply_affine(np.linalg.inv(image.affine) @ affine, np.argwhere(mask > 0))).astype(int)
-        return np.asarray(image.dataobj)[tuple(voxels.T)]
+        return at_nearest_voxels(Path(f"{stem}{name}.nii.gz"), grid)[mask > 0]
 
     found = {key: load(prepared, key)[0][mask > 0] for key in ("tissue", "tissue_prob", "n_peaks", "peak")}
     return SimpleNamespace(raw=raw, prepared=prepared, inside=mask > 0, truth=truth, found=found)
@@ -67,9 +68,7 @@ def phantom(tmp_path_factory):
 
 def test_tissue_from_the_t1_agrees_with_the_truth(phantom):
     found, truth = phantom.found["tissue"], phantom.truth("tissue_dseg")
-    overlap = {
-        t: 2 * ((found == t) & (truth == t)).sum() / ((found == t).sum() + (truth == t).sum()) for t in (1, 2, 3)
-    }
+    overlap = {t: dice(found == t, truth == t) for t in (1, 2, 3)}
     # a brain of half the size has thin cortex and little fluid; life-size ones are tested among the slow tests
     assert overlap[GRAY] > 0.82
     assert overlap[WHITE] > 0.82
