@@ -21,7 +21,7 @@ REPEATS = 2
 
 
 def _processor_seconds() -> float:
-    """Of all processes that were started here and have ended: unlike the time that passes, not other programs' doing."""
+    """Of all processes that were started here and have ended; other programs slow it less than the time that passes."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
