@@ -79,6 +79,9 @@ def prepare(
     jobs: Jobs = 1,
 ) -> None:
     """Prepare raw scans: one shell, attenuation, one voxel size, one scheme, with a split by participant."""
+    from scripts.jobs import warm_up
+
+    warm_up("scripts.cohort.prepare", jobs)
     from scripts.cohort.prepare import prepare_cohort
 
     shares = [_number(word) for word in split.split(",")] if split else None
@@ -107,6 +110,10 @@ def label(
     images and a picture beside each prepared scan, labels.tsv, and their places to datalist.json. Scans that are
     labelled already are kept.
     """
+    from scripts.jobs import warm_up
+
+    if scheduler is None:
+        warm_up("scripts.cohort.label", jobs)
     from scripts.cohort.label import label_cohort
 
     _report(label_cohort(prepared, tissue_derivatives, jobs, scheduler), prepared)

@@ -16,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from typing import Any, Generic, TypeVar
 
 from rich.console import Console
@@ -33,6 +34,9 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 CONNECTION_SECONDS = 20
 """After which a scheduler that does not answer is taken for absent."""
+
+CONTEXT = multiprocessing.get_context("forkserver")
+"""Processes are forked from one without threads; a fork of the command itself would inherit what its threads hold."""
 
 console = Console(stderr=True)
 
@@ -73,11 +77,12 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _for_workers(threads: int) -> Iterator[None]:
-    """Give processes that are started within limits of their threads, and keep Ctrl-C from them.
+def _for_workers(jobs: int) -> Iterator[None]:
+    """Share the cores out between the processes that are started within, and keep Ctrl-C from them.
 
     A Ctrl-C reaches every process of a terminal. The first one says what there is to say and ends the others.
     """
+    threads = max(1, (os.cpu_count() or 1) // jobs)
     previous = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     # one that comes in between is kept for this process until the end of the block
@@ -88,6 +93,17 @@ def _for_workers(threads: int) -> Iterator[None]:
         for name, value in previous.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def warm_up(module: str, jobs: int) -> None:
+    """Begin to import ``module``, which takes seconds, in a process that those of ``run_jobs`` are then forked from.
+
+    Called before the command's own imports, so that both are done at the same time.
+    """
+    if jobs > 1:
+        CONTEXT.set_forkserver_preload([module])
+        with _for_workers(jobs):
+            forkserver.ensure_running()
 
 
 def run_jobs(
@@ -152,11 +168,10 @@ def _in_processes(
     task: Callable[[Item], Any], items: Mapping[int, Item], jobs: int
 ) -> Iterator[tuple[int, Outcome[Item]]]:
     """Call ``task`` on items in processes; items whose process was ended from outside are missing in what it yields."""
-    threads = max(1, (os.cpu_count() or 1) // jobs)
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+    pool = ProcessPoolExecutor(jobs, mp_context=CONTEXT, initializer=_start_worker)
     try:
-        with _for_workers(threads):
+        with _for_workers(jobs):
             futures = {pool.submit(_attempt_in_worker, task, item): index for index, item in items.items()}
         for future in as_completed(futures):
             if not isinstance(error := future.exception(), BrokenProcessPool):
