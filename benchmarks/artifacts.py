@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import resource
 import statistics
 import subprocess
 import time
@@ -25,7 +24,7 @@ from monai.data import DataLoader, Dataset, MetaTensor, pad_list_data_collate
 from benchmarks.timing import report, side_by_side
 from scripts.training.batch import SelfSupervisedBatch
 from scripts.training.losses import MaskedL1Loss
-from transforms.artifacts import ArtifactParams, apply_artifacts, preset, sample_artifacts
+from transforms.artifacts import ArtifactParams, apply_artifacts, preset
 from transforms.artifacts.torchio import apply_by_torchio
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -51,8 +50,8 @@ def _image(*shape: int) -> torch.Tensor:
 
 
 def _draw(shape: tuple[int, ...] = SHAPE, seed: int = 0) -> list[ArtifactParams]:
-    """All five of the preset, for one image."""
-    return sample_artifacts(preset("normal", prob=1.0), torch.Generator().manual_seed(seed), shape)
+    """All five of the preset, for one image; the same for images of all sizes but for numbers per direction."""
+    return [artifact.sample(torch.Generator().manual_seed(seed), shape) for artifact in preset("normal")]
 
 
 def _finished(function: Callable[..., object], *arguments: object) -> Callable[[], None]:
@@ -114,7 +113,8 @@ def _beside_torchio() -> None:
 def _growth() -> None:
     """Seconds by the number of voxels, directions and images: each doubled twice."""
     sizes = {
-        "voxels": [(1, 64, *size) for size in ((32, 80, 56), (64, 80, 56), (128, 80, 56))],
+        # one head in smaller and smaller voxels
+        "voxels": [(1, 64, *size) for size in ((50, 64, 44), (64, 80, 56), (80, 100, 72))],
         "directions": [(1, n, *SHAPE[1:]) for n in (16, 32, 64)],
         "batch": [(n, 32, *SHAPE[1:]) for n in (1, 2, 4)],
     }
@@ -142,7 +142,9 @@ def _memory() -> None:
 
 def _peak_in_batches() -> float:
     def peak() -> int:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        # not getrusage, which starts from the peak of the process that started this one
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
 
     small = (8, 16, 16, 16)
     apply_artifacts(_image(1, *small), [_draw(small)])

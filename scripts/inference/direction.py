@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from scripts.files import write_nifti
 from scripts.inference.result import SaveResult, on_network_grid, on_scan_grid
 from transforms.targets import decode_direction, encode_direction
 
@@ -41,8 +40,8 @@ class SaveDirection(SaveResult):
         frame = {"Description": "Unit vector of the largest fibre population in world RAS.", "Task": "direction"}
         self.write(scan, "desc-peak_dwi.nii.gz", peaks.astype(np.float32), frame)
         colours = np.rint(255 * np.abs(peaks)).astype(np.uint8)
-        colour_path = self.path(scan, "desc-peakcolour_map.nii.gz")
-        write_nifti(colour_path, np.ascontiguousarray(colours).view(RGB)[..., 0], scan.nifti.affine)
+        meaning = {"Description": "Red for left-right, green for front-back, blue for up-down.", "Task": "direction"}
+        self.write(scan, "desc-peakcolour_map.nii.gz", np.ascontiguousarray(colours).view(RGB)[..., 0], meaning)
         if "disagreement" in data:
             apart = on_scan_grid(on_network_grid(data, "disagreement"), scan)[0].numpy() * inside
             content = {"Description": "Mean angle of the members from their mean axis.", "Units": "degrees"}

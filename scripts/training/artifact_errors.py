@@ -24,6 +24,9 @@ from transforms.artifacts import Artifact
 
 console = Console()
 
+SEEDS_APART = 1000
+"""Between the draws of one seed and those of the next."""
+
 
 def alone(artifacts: Sequence[Artifact[Any]]) -> dict[str, list[Artifact[Any]]]:
     """Each artifact by its name, applied to every image; then ``all`` as they are, and ``none``."""
@@ -43,6 +46,7 @@ def artifact_errors(
     directions: Sequence[Sequence[float]],
     path: str,
     seed: int = 0,
+    draws: int = 1,
     device: torch.device | str = "cpu",
 ) -> dict[str, tuple[float, float]]:
     """Measure the error of the input and of the network's output, and write both for each scan.
@@ -55,6 +59,7 @@ def artifact_errors(
         path: CSV file with a line per artifact and scan: mean absolute error in the brain before and after. Its folder
             is made.
         seed: of the artifacts; with one seed, each scan gets the same each time.
+        draws: how often each scan is corrupted anew; its errors are the means.
         device: where to compute.
 
     Returns:
@@ -64,12 +69,15 @@ def artifact_errors(
     loss, rows, means = MaskedL1Loss(), [], {}
     network.eval()
     for name, chosen in alone(artifacts).items():
-        prepare = SelfSupervisedBatch(chosen, directions, seed)
         errors = []
         for batch in DataLoader(dataset, batch_size=1):
-            corrupted, clean = prepare(batch, device)
-            with torch.no_grad():
-                before, after = (float(loss(image, clean)) for image in (corrupted, network(corrupted)))
+            drawn = []
+            # without artifacts one draw is like the next
+            for draw in range(draws if chosen else 1):
+                corrupted, clean = SelfSupervisedBatch(chosen, directions, SEEDS_APART * seed + draw)(batch, device)
+                with torch.no_grad():
+                    drawn.append([float(loss(image, clean)) for image in (corrupted, network(corrupted))])
+            before, after = np.mean(drawn, axis=0)
             errors.append((before, after))
             rows.append([name, batch["scan"][0], f"{before:.6f}", f"{after:.6f}"])
         means[name] = (float(np.mean([e[0] for e in errors])), float(np.mean([e[1] for e in errors])))

@@ -1,5 +1,6 @@
 """Real human scans of four scanners: prepared or refused, pretrained on, restored and segmented."""
 
+import csv
 import json
 
 import nibabel as nib
@@ -23,27 +24,19 @@ def prepared(real, shell, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pretrained(real, shell, bundle, tmp_path_factory):
-    """A network pretrained on the real scans, and the history of its validation."""
+    """A network pretrained on the real scans: on one, with validation on the other, from another scanner.
+
+    A minute of training on one scan returns another one's attenuation with an error of 0.1, which is below that of
+    strong artifacts.
+    """
     folder = tmp_path_factory.mktemp("pretrained")
-    cohort, tracking = folder / "prepared", f"sqlite:///{folder}/mlflow.db"
+    cohort = folder / "prepared"
     shell("-m", "scripts", "prepare", "--layout", "bids", "--input", real, "--out", cohort, "--voxel-size", COARSE)
-    bundle(
-        "training",
-        ["pretrain"],
-        dataset_dir=cohort,
-        output_dir=folder,
-        tracking_uri=tracking,
-        max_epochs=75,
-        learning_rate=0.003,
-        val_interval=25,
-        num_workers=0,
-    )
-    client = MlflowClient(tracking)
-    run = json.loads((folder / "mlflow_run.json").read_text())["run_id"]
-    return folder, {
-        name: [point.value for point in client.get_metric_history(run, name)]
-        for name in ("val_loss", "val_loss_of_input")
-    }
+    common = {"dataset_dir": cohort, "output_dir": folder, "preset": "strong", "num_workers": 0}
+    training = {"max_epochs": 75, "learning_rate": 0.003, "val_interval": 25}
+    bundle("training", ["pretrain"], tracking_uri=f"sqlite:///{folder}/mlflow.db", **common, **training)
+    bundle("evaluating", ["pretrain", "evaluate_restoration"], **common)
+    return folder
 
 
 def load(path):
@@ -91,17 +84,21 @@ def test_prepared_scan_shows_the_brain_where_the_raw_scan_has_it(prepared, real)
     assert np.corrcoef(signal[(*nearest.T, 0)], b0[mask])[0, 1] > 0.9
 
 
-def test_pretraining_beats_the_corrupted_input(pretrained):
-    _, history = pretrained
-    assert len(history["val_loss"]) == 3
-    assert history["val_loss"][-1] < history["val_loss_of_input"][-1]
-    assert history["val_loss"][-1] < history["val_loss"][0]
+def test_pretraining_lowers_the_error_of_strong_artifacts(pretrained):
+    client = MlflowClient(f"sqlite:///{pretrained}/mlflow.db")
+    run = json.loads((pretrained / "mlflow_run.json").read_text())["run_id"]
+    history = [point.value for point in client.get_metric_history(run, "val_loss")]
+    assert len(history) == 3
+    assert history == sorted(history, reverse=True)
+    with open(pretrained / "evaluation" / "artifacts.csv", newline="") as file:
+        rows = {row["artifact"]: row for row in csv.DictReader(file)}
+    for name in ("bias field", "noise", "all"):
+        assert float(rows[name]["error_after"]) < 0.95 * float(rows[name]["error_before"]), name
 
 
 def test_restoration_returns_the_scan_on_its_own_grid(pretrained, real, bundle, tmp_path):
-    folder, _ = pretrained
     scan = real / "sub-01" / "dwi" / "sub-01_dwi.nii.gz"
-    options = {"dwi": scan, "checkpoint": folder / "model.pt", "output_dir": tmp_path, "voxel_size": COARSE}
+    options = {"dwi": scan, "checkpoint": pretrained / "model.pt", "output_dir": tmp_path, "voxel_size": COARSE}
     bundle("inference", ["inference_restoration"], **options)
     raw, signal = load(scan)
     image, restored = load(tmp_path / "sub-01_desc-restored_dwi.nii.gz")

@@ -50,9 +50,10 @@ def test_directions_are_unit_vectors_in_world_axes_of_the_scan(case, checkpoint,
     np.testing.assert_allclose(red, 255 * abs(AXIS[0]), atol=1)
     np.testing.assert_allclose(colours["B"][there], 255 * AXIS[2], atol=1)
     assert not colours["G"][~there].any()
-    sidecar = json.loads((tmp_path / "sub-01_ses-2_desc-peak_dwi.json").read_text())
-    assert sidecar["Task"] == "direction"
-    assert sidecar["Model"]["File"] == "model.pt"
+    for name in ("peak_dwi", "peakcolour_map"):
+        sidecar = json.loads((tmp_path / f"sub-01_ses-2_desc-{name}.json").read_text())
+        assert sidecar["Task"] == "direction"
+        assert sidecar["Model"]["File"] == "model.pt"
     assert (tmp_path / "sub-01_ses-2_desc-peak_dwi.png").stat().st_size > 1000
 
 

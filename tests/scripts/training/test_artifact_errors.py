@@ -66,3 +66,19 @@ def test_every_scan_is_written_and_the_seed_decides(tmp_path):
     assert found == pytest.approx(means["acquisition"][0], abs=1e-6)
     assert measure(nn.Identity(), path, preset("physical")) == means
     assert measure(nn.Identity(), path, preset("physical"), seed=1)["all"] != means["all"]
+
+
+def test_several_draws_are_averaged(tmp_path):
+    def errors(draws):
+        means = artifact_errors(
+            nn.Identity(), scans(1), preset("normal"), DIRECTIONS, str(tmp_path / "artifacts.csv"), draws=draws
+        )
+        return np.array([before for before, _ in means.values()])
+
+    first, *more = (errors(draws) * draws for draws in (1, 2, 3))
+    # each draw adds an error of its own
+    second, third = np.diff([first, *more], axis=0)
+    assert not np.isclose(first, second)[:5].any()
+    assert not np.isclose(second, third)[:5].any()
+    assert (second[:5] > 0).all()
+    assert first[-1] == second[-1] == 0
