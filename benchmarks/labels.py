@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -16,14 +15,8 @@ from benchmarks.timing import report
 from scripts.cohort.phantom import write_phantom
 from scripts.cohort.prepare import prepare_cohort
 
-SUBJECTS = 8
+SUBJECTS = 12
 REPEATS = 2
-
-
-def _processor_seconds() -> float:
-    """Of all processes that were started here and have ended; other programs slow it less than the time that passes."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 def main() -> None:
@@ -34,17 +27,13 @@ def main() -> None:
         raw = write_phantom("clinical", SUBJECTS, 0, folder / "raw", "small", jobs=2)
         prepare_cohort("bids", raw, folder / "prepared", jobs=2)
         seconds: dict[str, list[float]] = {}
-        processor: dict[str, list[float]] = {}
         for jobs in REPEATS * (1, 2):
             copy = folder / "labelled"
             shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(folder / "prepared", copy)
             command = [sys.executable, "-m", "scripts", "label", "--prepared", str(copy), "--jobs", str(jobs)]
-            start, used = time.perf_counter(), _processor_seconds()
+            start = time.perf_counter()
             limit = functools.partial(os.sched_setaffinity, 0, cores[:jobs])
             subprocess.run(command, check=True, preexec_fn=limit)
-            name = f"{jobs} core{'s' * (jobs > 1)}"
-            seconds.setdefault(name, []).append(time.perf_counter() - start)
-            processor.setdefault(name, []).append(_processor_seconds() - used)
+            seconds.setdefault(f"{jobs} core{'s' * (jobs > 1)}", []).append(time.perf_counter() - start)
         report(f"labels of {SUBJECTS} small scans", seconds)
-        report("processor time of the same, of all processes", processor)
