@@ -1,4 +1,4 @@
-"""Labels of a cohort of small phantoms: the whole command on two cores beside one core."""
+"""Labels of a cohort of phantoms of life size: the whole command on two cores beside one core."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.timing import report
 from scripts.cohort.phantom import write_phantom
 from scripts.cohort.prepare import prepare_cohort
 
-SUBJECTS = 12
+SUBJECTS = 4
 REPEATS = 2
 
 
@@ -24,7 +24,7 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        raw = write_phantom("clinical", SUBJECTS, 0, folder / "raw", "small", jobs=2)
+        raw = write_phantom("clinical", SUBJECTS, 0, folder / "raw", "standard", jobs=2)
         prepare_cohort("bids", raw, folder / "prepared", jobs=2)
         seconds: dict[str, list[float]] = {}
         for jobs in REPEATS * (1, 2):
@@ -36,4 +36,4 @@ def main() -> None:
             limit = functools.partial(os.sched_setaffinity, 0, cores[:jobs])
             subprocess.run(command, check=True, preexec_fn=limit)
             seconds.setdefault(f"{jobs} core{'s' * (jobs > 1)}", []).append(time.perf_counter() - start)
-        report(f"labels of {SUBJECTS} small scans", seconds)
+        report(f"labels of {SUBJECTS} scans", seconds)
