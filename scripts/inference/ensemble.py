@@ -32,7 +32,10 @@ class Ensemble(nn.Module):
 
 
 def load_networks(
-    network: nn.Module, checkpoints: str | Sequence[str], preparation: Mapping[str, Any] | None = None
+    network: nn.Module,
+    checkpoints: str | Sequence[str],
+    preparation: Mapping[str, Any] | None = None,
+    task: str | None = None,
 ) -> nn.Module:
     """Load a trained network, or several of one architecture as an ensemble.
 
@@ -40,6 +43,7 @@ def load_networks(
         network: receives the weights of one checkpoint; of several, copies of it do.
         checkpoints: made by trainings of one task.
         preparation: see :func:`scripts.training.checkpoints.load_network`.
+        task: see there.
 
     Returns:
         the network, or the :class:`Ensemble`.
@@ -49,8 +53,8 @@ def load_networks(
     """
     paths = [checkpoints] if isinstance(checkpoints, str) else checkpoints
     if len(paths) == 1:
-        return load_network(network, paths[0], preparation)
-    return Ensemble([load_network(copy.deepcopy(network), path, preparation) for path in paths])
+        return load_network(network, paths[0], preparation, task)
+    return Ensemble([load_network(copy.deepcopy(network), path, preparation, task) for path in paths])
 
 
 class _MeanOfMembers(Transform):

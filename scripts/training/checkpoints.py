@@ -145,37 +145,46 @@ def describe_origin(pretrained: str | None) -> dict[str, str]:
 
 
 @exits_on_input_error
-def load_network(network: nn.Module, checkpoint: str, preparation: Mapping[str, Any] | None = None) -> nn.Module:
+def load_network(
+    network: nn.Module, checkpoint: str, preparation: Mapping[str, Any] | None = None, task: str | None = None
+) -> nn.Module:
     """Load all weights of a trained network.
 
     Args:
         network: receives the weights.
         checkpoint: made by a training.
-        preparation: how the scans are prepared that it will be applied to: ``bvalue``, ``voxel_size`` and ``scheme``, a
-            path or None for the default one.
+        preparation: how the scans are prepared that it will be applied to: ``bvalue``, ``voxel_size`` and ``scheme``,
+            unit vectors ``(C, 3)``, a path or None for the default one.
+        task: what it will be applied for: ``restoration``, ``segmentation``, ``crossings`` or ``direction``.
 
     Returns:
         the network.
 
     Raises:
-        SystemExit: the checkpoint does not hold exactly the network's tensors, or says that it was trained on scans
-            that were prepared in another way; the sentence says what is wrong.
+        SystemExit: the checkpoint does not hold exactly the network's tensors, or says that it was trained for another
+            task or on scans that were prepared in another way; the sentence says what is wrong.
     """
     content = read_checkpoint(checkpoint)
-    trained_on = content.get("origin", {}).get("preparation")
+    origin = content.get("origin", {})
+    trained_for = origin.get("parameters", {}).get("task", task)
+    # networks for tissue and for crossings have the same tensors
+    if task is not None and trained_for != task:
+        raise InputError(f"{checkpoint}: found a network for {trained_for}, expected one for {task}.")
+    trained_on = origin.get("preparation")
     if preparation is not None and trained_on:
         for name in ("bvalue", "voxel_size"):
             if float(trained_on[name]) != float(preparation[name]):
                 raise InputError(
                     f"{checkpoint}: found a network trained at {name} {trained_on[name]:g}, "
-                    f"expected {preparation[name]:g}; give --{name} {trained_on[name]:g}."
+                    f"expected {preparation[name]:g}; prepare the scans with --{name} {trained_on[name]:g}."
                 )
         found = np.array(trained_on["scheme"])
-        expected = load_scheme(preparation["scheme"] or DEFAULT_SCHEME)
+        scheme = DEFAULT_SCHEME if preparation["scheme"] is None else preparation["scheme"]
+        expected = load_scheme(scheme) if isinstance(scheme, (str, Path)) else np.array(scheme)
         if found.shape != expected.shape or not np.allclose(found, expected, atol=SCHEME_TOLERANCE):
             raise InputError(
                 f"{checkpoint}: found a network trained on another scheme of {len(found)} directions, "
-                "expected the one given; give --scheme scheme.bvec of its cohort."
+                "expected that of the scans; prepare them with --scheme scheme.bvec of its cohort."
             )
     transfer_weights(network, content["network"], str(checkpoint))
     return network

@@ -181,6 +181,8 @@ def test_blocks_that_stand_in_several_files_are_equal():
         assert len({configs[name][key] for name in SELF_CONTAINED}) == 1
     own = ("postprocessing", "preprocessing", "checkpoint", "network_def", "handlers", "encoding")
     ensembles = ("checkpoints", "ensemble", "trained")
+    for name in INFERENCE:
+        assert name == f"inference_{configs[name]['trained'].pop('task')}"
     first, *others = ({key: value for key, value in configs[name].items() if key not in own} for name in INFERENCE)
     for name, other in zip(INFERENCE[1:], others, strict=True):
         ignored = ensembles if name == "inference_restoration" else ()

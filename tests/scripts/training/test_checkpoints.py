@@ -10,6 +10,7 @@ import torch
 from ignite.engine import Engine
 from monai.bundle import ConfigParser
 
+from scripts.inference import load_networks
 from scripts.training.checkpoints import (
     BestModel,
     TrainingCheckpoint,
@@ -272,10 +273,24 @@ def test_a_network_is_not_applied_to_scans_prepared_in_another_way(pretrained, t
     torch.save({"network": pretrained.state_dict(), "origin": origin}, path)
     same = {"bvalue": 1000, "voxel_size": 2.4, "scheme": None}
     load_network(pretrained, str(path), same)
-    with pytest.raises(SystemExit, match=r"trained at voxel_size 2\.4, expected 3; give --voxel_size 2\.4"):
+    load_network(pretrained, str(path), {**same, "scheme": default_scheme().tolist()})
+    with pytest.raises(SystemExit, match=r"trained at voxel_size 2\.4, expected 3; prepare the scans with --voxel_size 2\.4"):
         load_network(pretrained, str(path), {**same, "voxel_size": 3})
     with pytest.raises(SystemExit, match="trained at bvalue 1000, expected 2000"):
         load_network(pretrained, str(path), {**same, "bvalue": 2000})
     np.savetxt(tmp_path / "scheme.bvec", np.roll(default_scheme(), 1, axis=1).T)
     with pytest.raises(SystemExit, match="another scheme of 64 directions"):
         load_network(pretrained, str(path), {**same, "scheme": str(tmp_path / "scheme.bvec")})
+
+
+def test_a_network_is_not_applied_to_another_task(pretrained, tmp_path):
+    """Networks for tissue and for the number of crossings have the same tensors."""
+    path = tmp_path / "model.pt"
+    torch.save({"network": pretrained.state_dict(), "origin": {"parameters": {"task": "crossings"}}}, path)
+    load_network(pretrained, str(path), task="crossings")
+    with pytest.raises(SystemExit, match=r"model\.pt: found a network for crossings, expected one for segmentation\."):
+        load_network(pretrained, str(path), task="segmentation")
+    with pytest.raises(SystemExit, match="found a network for crossings"):
+        load_networks(pretrained, [str(path), str(path)], task="segmentation")
+    torch.save({"network": pretrained.state_dict()}, path)
+    load_network(pretrained, str(path), task="segmentation")
