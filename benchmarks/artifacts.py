@@ -24,12 +24,15 @@ from monai.data import DataLoader, Dataset, MetaTensor, pad_list_data_collate
 from benchmarks.timing import report, side_by_side
 from scripts.training.batch import SelfSupervisedBatch
 from scripts.training.losses import MaskedL1Loss
-from transforms.artifacts import ArtifactParams, apply_artifacts, preset
+from transforms.artifacts import ArtifactParams, ScanInfo, apply_artifacts, preset
 from transforms.artifacts.torchio import apply_by_torchio
+from transforms.scheme import default_scheme
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHAPE = (64, 64, 80, 56)
-BATCH = 3 if DEVICE.type == "cuda" else 1
+TRAINING_BATCH = 3
+"""Of pretraining."""
+BATCH = TRAINING_BATCH if DEVICE.type == "cuda" else 1
 HCP_SHAPE = (64, 80, 96, 80)
 """Of an HCP brain at 2.4 mm, padded to multiples of 8."""
 HCP_SUBJECTS = 45
@@ -49,9 +52,9 @@ def _image(*shape: int) -> torch.Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(DEVICE)
 
 
-def _draw(shape: tuple[int, ...] = SHAPE, seed: int = 0) -> list[ArtifactParams]:
-    """All five of the preset, for one image; the same for images of all sizes but for numbers per direction."""
-    return [artifact.sample(torch.Generator().manual_seed(seed), shape) for artifact in preset("normal")]
+def _draw(shape: tuple[int, ...] = SHAPE, seed: int = 0, name: str = "normal") -> list[ArtifactParams]:
+    """All of a preset, for one image; the same for images of all sizes but for numbers per direction."""
+    return [artifact.sample(torch.Generator().manual_seed(seed), shape) for artifact in preset(name)]
 
 
 def _finished(function: Callable[..., object], *arguments: object) -> Callable[[], None]:
@@ -128,29 +131,38 @@ def _growth() -> None:
 
 def _memory() -> None:
     """Peak memory beyond the batch itself, in batches."""
-    if DEVICE.type == "cuda":
-        batch = _image(BATCH, *SHAPE)
-        torch.cuda.reset_peak_memory_stats()
-        apply_artifacts(batch, [_draw(seed=seed) for seed in range(BATCH)])
-        extra = torch.cuda.max_memory_allocated() / (batch.numel() * 4) - 1
-    else:
-        # of a process of its own, whose peak is that of this alone
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            extra = pool.apply(_peak_in_batches)
-    print(f"\npeak memory beyond the batch: {extra:.1f} times the batch, of {BATCH} samples")
+    print(f"\npeak memory beyond the batch, of {TRAINING_BATCH} samples")
+    for name in ("normal", "strong", "physical"):
+        if DEVICE.type == "cuda":
+            batch = _image(TRAINING_BATCH, *SHAPE)
+            torch.cuda.reset_peak_memory_stats()
+            _corrupt(batch, name)
+            extra = torch.cuda.max_memory_allocated() / (batch.numel() * 4) - 1
+        else:
+            # of a process of its own, whose peak is that of this alone
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                extra = pool.apply(_peak_in_batches, [name])
+        print(f"  {name:<40} {extra:8.1f} times the batch")
 
 
-def _peak_in_batches() -> float:
+def _corrupt(batch: torch.Tensor, name: str) -> None:
+    """Apply all artifacts of a preset to each image."""
+    ones = torch.ones(1, *batch.shape[2:], device=batch.device)
+    scan = ScanInfo(directions=default_scheme()[: batch.shape[1]], b0=ones, mask=ones)
+    shape = tuple(batch.shape[1:])
+    apply_artifacts(batch, [_draw(shape, seed, name) for seed in range(len(batch))], [scan] * len(batch))
+
+
+def _peak_in_batches(name: str) -> float:
     def peak() -> int:
         # not getrusage, which starts from the peak of the process that started this one
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
 
-    small = (8, 16, 16, 16)
-    apply_artifacts(_image(1, *small), [_draw(small)])
-    batch = _image(BATCH, *SHAPE)
+    _corrupt(_image(1, 64, 8, 8, 8), name)
+    batch = _image(TRAINING_BATCH, *SHAPE)
     before = peak()
-    apply_artifacts(batch, [_draw(seed=seed) for seed in range(BATCH)])
+    _corrupt(batch, name)
     return (peak() - before) / (batch.numel() * 4)
 
 
@@ -182,8 +194,15 @@ def _steps() -> None:
 
     batch = pad_list_data_collate(items(SHAPE, BATCH))
     ways = {"all artifacts": SelfSupervisedBatch(preset("normal", prob=1.0)), "no artifacts": SelfSupervisedBatch()}
-    functions = {f"step with {name}": _finished(step, batch, way) for name, way in ways.items()}
-    report(f"batch of {BATCH}", side_by_side(functions, repeats=20 if DEVICE.type == "cuda" else 5))
+    # a GPU may work off one step while the next is asked of it
+    together = 10 if DEVICE.type == "cuda" else 1
+
+    def steps(way: SelfSupervisedBatch) -> None:
+        for _ in range(together):
+            step(batch, way)
+
+    functions = {f"{together} steps with {name}": _finished(steps, way) for name, way in ways.items()}
+    report(f"batch of {BATCH}", side_by_side(functions))
 
     loader = DataLoader(
         Dataset(items(HCP_SHAPE, 2 * BATCH)), batch_size=BATCH, shuffle=True, collate_fn=pad_list_data_collate

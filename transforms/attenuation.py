@@ -31,9 +31,9 @@ class Attenuation(Transform):
             percentile, or where either is not finite.
         """
         has_signal = has_b0_signal(b0)
-        ratio = image / torch.where(has_signal, b0, torch.ones_like(b0))
+        ratio = image / torch.where(has_signal, b0, 1.0)
         ratio = torch.nan_to_num(ratio, nan=0.0, posinf=0.0, neginf=0.0).clamp(0.0, 1.0)
-        return torch.where(has_signal, ratio, torch.zeros_like(ratio))
+        return torch.where(has_signal, ratio, 0.0)
 
 
 def has_b0_signal(b0: torch.Tensor) -> torch.Tensor:

@@ -119,11 +119,18 @@ class WhiteMatterd(Transform):
         self.white_matter_key = white_matter_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Add the mask to ``data``."""
+        """Add the mask to ``data``.
+
+        Raises:
+            InputError: nothing in the brain is anisotropic; the sentence names the scan.
+        """
         image, mask = data[self.image_key], data[self.mask_key]
         tensor = fit_tensor(torch.as_tensor(image), np.asarray(data[self.gradients_key]))
         fa, md = fractional_anisotropy(tensor).numpy(), mean_diffusivity(tensor).numpy()
         voxel_ml = abs(float(torch.linalg.det(image.affine[:3, :3]))) / 1000
-        white = white_matter(fa, md, np.asarray(mask[0] > 0.5), voxel_ml)
+        try:
+            white = white_matter(fa, md, np.asarray(mask[0] > 0.5), voxel_ml)
+        except InputError as error:
+            raise InputError(f"{data.get('dwi', 'scan')}: {error}") from None
         # like the brain mask in type and place
         return {**data, self.white_matter_key: mask * torch.from_numpy(white)[None]}

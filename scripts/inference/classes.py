@@ -28,13 +28,17 @@ class SaveClasses(SaveResult):
     task: ClassVar[str]
     classes: ClassVar[tuple[str, ...]]
     inside_key: ClassVar[str]
+    only_inside: ClassVar[bool]
+    """Whether what the network says outside means nothing, so that it must not mix with what it says inside."""
     colours: ClassVar[str | Colormap]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the results; ``data`` is returned as it came."""
         scan = self.scan(data)
-        inside = on_scan_grid(on_network_grid(data, self.inside_key), scan)[0] > 0.5
-        probabilities = on_scan_grid(on_network_grid(data, "pred"), scan)
+        mask = on_network_grid(data, self.inside_key)
+        inside = on_scan_grid(mask, scan)[0] > 0.5
+        weight = mask if self.only_inside else None
+        probabilities = on_scan_grid(on_network_grid(data, "pred"), scan, weight)
         # beyond the network's field of view, and outside of what it was trained on, there is nothing but class 0
         probabilities[0] += 1.0 - probabilities.sum(dim=0)
         nothing = torch.eye(len(self.classes))[0][:, None, None, None]
@@ -42,14 +46,15 @@ class SaveClasses(SaveResult):
 
         content = {"LabelMap": list(self.classes), "Task": self.task}
         labels = probabilities.argmax(dim=0).numpy().astype(np.uint8)
-        self.write(scan, f"desc-{self.name}_dseg.nii.gz", labels, content)
+        self.write(scan, f"desc-{self.name}_dseg.nii.gz", data, labels, content)
         volumes = np.moveaxis(probabilities.numpy(), 0, -1)
-        self.write(scan, f"desc-{self.name}_probseg.nii.gz", volumes, content, scaled=True)
+        self.write(scan, f"desc-{self.name}_probseg.nii.gz", data, volumes, content, scaled=True)
         if "disagreement" in data:
-            apart = on_scan_grid(on_network_grid(data, "disagreement"), scan)[0] * inside
+            apart = on_scan_grid(on_network_grid(data, "disagreement"), scan, weight)[0] * inside
             description = "Mean total variation distance of the members' probabilities from their mean, 0 to 1."
             name = f"desc-{self.name}disagreement_map.nii.gz"
-            self.write(scan, name, apart.numpy(), {"Description": description, "Task": self.task}, scaled=True)
+            content = {"Description": description, "Task": self.task}
+            self.write(scan, name, data, apart.numpy(), content, scaled=True)
         shown = (data["pred"].argmax(dim=0) * (data[self.inside_key][0] > 0.5)).cpu().numpy()
         style = {"cmap": self.colours, "vmin": 0, "vmax": len(self.classes) - 1}
         self.draw(scan, f"desc-{self.name}_dseg.png", data, self.task, shown, style)
@@ -66,13 +71,15 @@ class SaveTissue(SaveClasses):
     task = "segmentation"
     classes = TISSUE_ABBREVIATIONS
     inside_key = "mask"
+    only_inside = False
     colours = TISSUE_COLOURS
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the results; ``data`` is returned as it came."""
+        result = super().__call__(data)
         with whole_file(self.path(self.scan(data), "desc-tissue_dseg.tsv")) as partial:
             partial.write_text(tissue_table())
-        return super().__call__(data)
+        return result
 
 
 class SaveCrossings(SaveClasses):
@@ -86,4 +93,5 @@ class SaveCrossings(SaveClasses):
     task = "crossings"
     classes = ("0", "1", "2", "3")
     inside_key = "white_matter"
+    only_inside = True
     colours = "viridis"

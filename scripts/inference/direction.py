@@ -6,11 +6,10 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from monai.data import MetaTensor
 
+from scripts.inference.ensemble import axis_dyads, main_axes
 from scripts.inference.result import SaveResult, on_network_grid, on_scan_grid
-from transforms.targets import decode_direction, encode_direction
 
 RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 """NIfTI's colours."""
@@ -30,22 +29,23 @@ class SaveDirection(SaveResult):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the results; ``data`` is returned as it came."""
         scan = self.scan(data)
-        inside = (on_scan_grid(on_network_grid(data, "white_matter"), scan)[0] > 0.5).numpy()
+        white_matter = on_network_grid(data, "white_matter")
+        inside = on_scan_grid(white_matter, scan)[0] > 0.5
         axes = on_network_grid(data, "pred")
         # an axis has no sign, so what lies between two of them is found by their dyads
-        dyads = torch.nan_to_num(encode_direction(axes.as_tensor(), "dyad"))
-        between = on_scan_grid(MetaTensor(dyads, affine=axes.affine), scan)
-        peaks = np.moveaxis(decode_direction(between, "dyad").numpy(), 0, -1) * inside[..., None]
+        between = on_scan_grid(MetaTensor(axis_dyads(axes.as_tensor()), affine=axes.affine), scan, white_matter)
+        peaks = np.moveaxis(main_axes(between * inside).numpy(), 0, -1)
 
         frame = {"Description": "Unit vector of the largest fibre population in world RAS.", "Task": "direction"}
-        self.write(scan, "desc-peak_dwi.nii.gz", peaks.astype(np.float32), frame)
+        self.write(scan, "desc-peak_dwi.nii.gz", data, peaks.astype(np.float32), frame)
         colours = np.rint(255 * np.abs(peaks)).astype(np.uint8)
         meaning = {"Description": "Red for left-right, green for front-back, blue for up-down.", "Task": "direction"}
-        self.write(scan, "desc-peakcolour_map.nii.gz", np.ascontiguousarray(colours).view(RGB)[..., 0], meaning)
+        voxels = np.ascontiguousarray(colours).view(RGB)[..., 0]
+        self.write(scan, "desc-peakcolour_map.nii.gz", data, voxels, meaning)
         if "disagreement" in data:
-            apart = on_scan_grid(on_network_grid(data, "disagreement"), scan)[0].numpy() * inside
+            apart = (on_scan_grid(on_network_grid(data, "disagreement"), scan, white_matter)[0] * inside).numpy()
             content = {"Description": "Mean angle of the members from their mean axis.", "Units": "degrees"}
-            self.write(scan, "desc-peakdisagreement_map.nii.gz", apart.astype(np.float32), content)
+            self.write(scan, "desc-peakdisagreement_map.nii.gz", data, apart.astype(np.float32), content)
         white = (data["white_matter"][0].cpu().numpy() > 0.5)[..., None]
         shown = np.moveaxis(np.abs(data["pred"].cpu().numpy()), 0, -1) * white
         self.draw(scan, "desc-peak_dwi.png", data, "direction", shown, {})

@@ -15,6 +15,18 @@ from scripts.training.metrics import angular_error
 from transforms.targets import decode_direction, encode_direction
 
 
+def axis_dyads(axes: torch.Tensor) -> torch.Tensor:
+    """Dyads ``(6, ...)`` of axes ``(3, ...)``; zeros where the axis is a zero vector."""
+    return torch.where((axes == 0).all(dim=0), 0.0, encode_direction(axes, "dyad"))
+
+
+def main_axes(dyads: torch.Tensor) -> torch.Tensor:
+    """Main axes ``(3, ...)`` of dyads ``(6, ...)``; zero vectors where the dyad is zero, NaN where it is NaN."""
+    nothing = (dyads == 0).all(dim=0)
+    # of NaN no eigenvectors are computed
+    return torch.where(nothing, 0.0, decode_direction(torch.where(nothing, torch.nan, dyads), "dyad"))
+
+
 class Ensemble(nn.Module):
     """Networks with one input; their outputs are joined along the channels.
 
@@ -96,11 +108,14 @@ class MeanProbabilitiesd(_MeanOfMembers):
 
 
 class MeanAxesd(_MeanOfMembers):
-    """Main axis of the mean dyad; the members' mean angle from it in degrees is their disagreement."""
+    """Main axis of the mean dyad; the members' mean angle from it in degrees is their disagreement.
+
+    Where all members have a zero vector, so has the mean, and there is no disagreement.
+    """
 
     @staticmethod
     def mean(decoded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean ``(3, X, Y, Z)`` and disagreement ``(X, Y, Z)`` of unit vectors ``(M, 3, X, Y, Z)``."""
-        dyads = torch.nan_to_num(torch.stack([encode_direction(axes, "dyad") for axes in decoded]))
-        mean = decode_direction(dyads.mean(dim=0), "dyad").to(decoded.dtype)
-        return mean, torch.stack([angular_error(axes, mean) for axes in decoded]).mean(dim=0).to(decoded.dtype)
+        mean = main_axes(torch.stack([axis_dyads(axes) for axes in decoded]).mean(dim=0))
+        apart = torch.stack([angular_error(axes, mean) for axes in decoded]).mean(dim=0)
+        return mean, torch.where((mean == 0).all(dim=0), 0.0, apart).to(decoded.dtype)

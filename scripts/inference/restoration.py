@@ -57,12 +57,12 @@ class SaveRestoration(SaveResult):
                 partial.write_bytes(source.read_bytes())
         acquisition = Path(strip_nifti(scan.path) + ".json")
         self.describe(
-            self.path(scan, "desc-restored_dwi.json"),
             scan,
+            "desc-restored_dwi.json",
+            data,
             {
                 **(read_json(acquisition) if acquisition.is_file() else {}),
                 "Description": "Scan with artifacts removed; shells other than that of BValue are unchanged.",
-                "BValue": self.bvalue,
                 "MeanAbsoluteChangeOfAttenuation": float(change.abs().sum() / mask.sum() / len(change)),
             },
         )

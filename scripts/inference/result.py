@@ -15,6 +15,7 @@ from monai.transforms import Transform
 
 from scripts.files import code_version, sha256, whole_file, write_json, write_nifti
 from scripts.training.pictures import draw
+from transforms.errors import InputError
 from transforms.scan import Scan, strip_nifti
 from transforms.spatial import ResampleToGrid
 
@@ -48,13 +49,20 @@ class SaveResult(Transform):
         return self.output_dir / f"{entities}_{ending}"
 
     def write(
-        self, scan: Scan, ending: str, voxels: np.ndarray, content: Mapping[str, Any], scaled: bool = False
+        self,
+        scan: Scan,
+        ending: str,
+        data: Mapping[Hashable, Any],
+        voxels: np.ndarray,
+        content: Mapping[str, Any],
+        scaled: bool = False,
     ) -> None:
         """Write an image on the scan's grid, and its sidecar.
 
         Args:
             scan: the raw scan.
             ending: of the file, ``.nii.gz``.
+            data: what the network was given.
             voxels: shape ``(X, Y, Z)`` or ``(X, Y, Z, N)``.
             content: of the sidecar, beside what all of them say.
             scaled: whether numbers from 0 to 1 are to be stored in ``STEPS``.
@@ -62,23 +70,41 @@ class SaveResult(Transform):
         if scaled:
             voxels = np.rint(voxels * STEPS).astype(np.uint16)
         write_nifti(self.path(scan, ending), voxels, scan.nifti.affine, slope=1 / STEPS if scaled else None)
-        self.describe(self.path(scan, ending.replace(".nii.gz", ".json")), scan, content)
+        self.describe(scan, ending.replace(".nii.gz", ".json"), data, content)
 
-    def describe(self, path: Path, scan: Scan, content: Mapping[str, Any]) -> None:
-        """Write a sidecar that says what a result was made of and by which network."""
+    def describe(self, scan: Scan, ending: str, data: Mapping[Hashable, Any], content: Mapping[str, Any]) -> None:
+        """Write a sidecar that says what a result was made of and by which network, and what its folder is."""
+        path = self.path(scan, ending)
         logger.info("written: %s", strip_nifti(path).removesuffix(".json") + ".nii.gz")
         sources = [scan.path, scan.bval, scan.bvec]
+        if data.get("brain_mask"):
+            sources.append(Path(data["brain_mask"]))
         models = [{"File": path.name, "SHA256": sha256(path)} for path in self.checkpoints]
+        generated_by = [{"Name": "dmri-pretraining", "Version": code_version()}]
         write_json(
             path,
             {
                 **content,
                 "Sources": [str(source) for source in sources],
                 "SourceChecksums": {str(source): sha256(source) for source in sources},
+                "BValue": self.bvalue,
+                # of what the network was given; the result has that of the scan
+                "VoxelSize": [round(size, 4) for size in data["image"].pixdim.tolist()],
                 "Model": models[0] if len(models) == 1 else models,
-                "GeneratedBy": [{"Name": "dmri-pretraining", "Version": code_version()}],
+                "GeneratedBy": generated_by,
             },
         )
+        folder = self.output_dir / "dataset_description.json"
+        if not folder.is_file():
+            write_json(
+                folder,
+                {
+                    "Name": "Diffusion MRI results of trained networks",
+                    "BIDSVersion": "1.10.0",
+                    "DatasetType": "derivative",
+                    "GeneratedBy": generated_by,
+                },
+            )
 
     def draw(
         self,
@@ -97,14 +123,36 @@ class SaveResult(Transform):
 
 
 def on_network_grid(data: Mapping[Hashable, Any], key: str) -> MetaTensor:
-    """Give what a network returned the affine of what it was given, on the CPU in float32."""
+    """Give what a network returned the affine of what it was given, on the CPU in float32.
+
+    Raises:
+        InputError: it is not finite everywhere, which a class or an axis would not show any more.
+    """
     image = data[key]
-    plain = image.as_tensor() if isinstance(image, MetaTensor) else image
-    return MetaTensor(plain.detach().cpu().float(), affine=data["image"].affine)
+    plain = (image.as_tensor() if isinstance(image, MetaTensor) else image).detach().cpu().float()
+    broken = int((~torch.isfinite(plain)).any(dim=0).sum())
+    if broken:
+        scan = data.get("dwi", "scan")
+        raise InputError(f"{scan}: found NaN or infinity in {broken} voxels of the network's {key}, expected numbers.")
+    return MetaTensor(plain, affine=data["image"].affine)
 
 
-def on_scan_grid(image: MetaTensor, scan: Scan) -> torch.Tensor:
-    """Resample ``(C, X, Y, Z)`` to the grid of the raw scan; 0 beyond the network's field of view."""
+def on_scan_grid(image: MetaTensor, scan: Scan, weight: MetaTensor | None = None) -> torch.Tensor:
+    """Resample an image to the grid of the raw scan.
+
+    Args:
+        image: ``(C, X, Y, Z)``.
+        scan: the raw scan.
+        weight: how much each voxel counts, ``(1, X, Y, Z)``, 0 or more; by default all count alike. A mask keeps
+            what lies outside of it from mixing with what lies inside.
+
+    Returns:
+        ``(C, X, Y, Z)``; 0 beyond the network's field of view, and where no voxel around counts.
+    """
     affine = torch.as_tensor(scan.nifti.affine, dtype=torch.float64)
     grid = MetaTensor(torch.zeros(1, *scan.nifti.shape[:3]), affine=affine)
-    return ResampleToGrid()(image, grid).as_tensor()
+    if weight is None:
+        return ResampleToGrid()(image, grid).as_tensor()
+    total = ResampleToGrid()(weight, grid).as_tensor()
+    weighted = MetaTensor(image.as_tensor() * weight.as_tensor(), affine=image.affine)
+    return torch.where(total > 0, ResampleToGrid()(weighted, grid).as_tensor() / total, 0.0)

@@ -25,7 +25,7 @@ from transforms.artifacts import Artifact
 console = Console()
 
 SEEDS_APART = 1000
-"""Between the draws of one seed and those of the next."""
+"""Between the draws of one seed and those of the next; the seed itself is that of validation in training."""
 
 
 def alone(artifacts: Sequence[Artifact[Any]]) -> dict[str, list[Artifact[Any]]]:
@@ -73,7 +73,7 @@ def artifact_errors(
         for batch in DataLoader(dataset, batch_size=1):
             drawn = []
             # without artifacts one draw is like the next
-            for draw in range(draws if chosen else 1):
+            for draw in range(1, draws + 1 if chosen else 2):
                 corrupted, clean = SelfSupervisedBatch(chosen, directions, SEEDS_APART * seed + draw)(batch, device)
                 with torch.no_grad():
                     drawn.append([float(loss(image, clean)) for image in (corrupted, network(corrupted))])

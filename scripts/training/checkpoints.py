@@ -268,7 +268,8 @@ def latest_checkpoint(folder: str | Path) -> str:
 class TrainingCheckpoint:
     """Handler of a trainer: keep what is needed to go on after each epoch, and go on where asked to.
 
-    The trainer itself is one of the things kept; a config cannot name it in the trainer's own handlers.
+    The trainer itself is one of the things kept; a config cannot name it in the trainer's own handlers. A training that
+    goes on has the learning rate of its config, not that of the checkpoint, so that it can be lowered.
 
     Args:
         folder: where ``checkpoint_epoch=<n>.pt`` goes, the last two of them.
@@ -296,12 +297,21 @@ class TrainingCheckpoint:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save, objects)
         if self.resume:
             latest = latest_checkpoint(self.folder)
+            optimizers = [thing for thing in objects.values() if isinstance(thing, torch.optim.Optimizer)]
+            rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
             CheckpointLoader(latest, objects, map_location=self.map_location).attach(engine)  # type: ignore[arg-type]
+            engine.add_event_handler(Events.STARTED, self._set_rates, optimizers, rates)
         elif found := _checkpoints(self.folder):
             raise InputError(
                 f"{found[-1]}: found the checkpoint of an earlier training, "
                 "expected an --output_dir without one, or resume.json to go on with it."
             )
+
+    @staticmethod
+    def _set_rates(optimizers: list[torch.optim.Optimizer], rates: list[list[float]]) -> None:
+        for optimizer, its_rates in zip(optimizers, rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, its_rates, strict=True):
+                group["lr"] = rate
 
     def _save(self, engine: Engine, objects: Mapping[str, Any]) -> None:
         path = self.folder / f"checkpoint_epoch={engine.state.epoch}.pt"

@@ -9,6 +9,7 @@ from scipy.spatial.transform import Rotation
 from scripts.training.metrics import angular_error
 from transforms import DecodeDirectiond, EncodeDirectiond, InputError, decode_direction, encode_direction
 from transforms.targets import CHANNELS, DYAD_ORDER
+from transforms.targets.direction import MATRICES_AT_ONCE
 
 SHAPE = (5, 7, 4)
 EXACT_AXES = np.array(
@@ -205,6 +206,21 @@ def test_decoding_undoes_encoding(data, encoding, affine):
     brain = data["mask"][0].as_tensor() > 0
     torch.testing.assert_close(torch.linalg.vector_norm(pred, dim=0), brain.float())
     np.testing.assert_array_equal(decoded["pred"].affine, affine)
+
+
+def test_no_eigendecomposition_gets_more_matrices_than_solvers_take(monkeypatch):
+    """In chunks the axes are the same, and stay in order."""
+    code = torch.randn(6, 2 * MATRICES_AT_ONCE + 5, generator=torch.Generator().manual_seed(0))
+    code[:, 7] = torch.nan
+    once = decode_direction(code, "dyad")
+    sizes, solve = [], torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda matrices: sizes.append(len(matrices)) or solve(matrices))
+    torch.testing.assert_close(decode_direction(code, "dyad"), once, atol=0, rtol=0, equal_nan=True)
+    assert sizes == [MATRICES_AT_ONCE, MATRICES_AT_ONCE, 4]
+    ends = torch.cat([code[:, :3], code[:, -3:]], dim=1)
+    torch.testing.assert_close(
+        torch.cat([once[:, :3], once[:, -3:]], dim=1), decode_direction(ends, "dyad"), atol=1e-6, rtol=0
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

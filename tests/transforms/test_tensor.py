@@ -103,5 +103,5 @@ def test_small_parts_of_white_matter_are_noise():
 def test_a_brain_without_anisotropy_is_refused():
     data = block()
     data["image"] = torch.full_like(data["image"], 0.45)
-    with pytest.raises(InputError, match=r"no voxel of FA above 0\.4"):
-        WhiteMatterd()(data)
+    with pytest.raises(InputError, match=r"^sub-01_dwi\.nii\.gz: found no voxel of FA above 0\.4"):
+        WhiteMatterd()({**data, "dwi": "sub-01_dwi.nii.gz"})

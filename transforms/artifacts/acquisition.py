@@ -9,13 +9,14 @@ Drobnjak and Zhang, NeuroImage 125:1079-1094, 2016.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn import functional
+from torch.nn.functional import grid_sample
 
 from transforms.artifacts.base import (
     Artifact,
@@ -32,10 +33,13 @@ from transforms.artifacts.noise import SEEDS, gaussian
 from transforms.artifacts.rows import along_axis, as_rows, by_slabs, from_rows, k_space_filter, on_device
 from transforms.attenuation import Attenuation
 from transforms.errors import InputError
-from transforms.qspace import fit_matrix, sh_basis, sh_order
+from transforms.qspace import MIN_SH_ORDER, fit_matrix, sh_basis, sh_order
 
 VOLUMES_AT_ONCE = 8
 """Volumes that are resampled together: their coordinates take three times their memory."""
+
+MAX_CONDITION = 10.0
+"""Condition number of an SH basis up to which a fit without smoothing is taken; the default scheme has 1.1."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +95,12 @@ class AcquisitionParams(ArtifactParams):
         """Matrix ``(C, C)`` from the signals of the head at rest to those of its turned positions.
 
         A gradient g is ``R^T g`` for a head turned by R. The signal changes by the difference of the fitted SH series
-        between the two, so that a volume without rotation keeps its own signal.
+        between the two, so that a volume without rotation keeps its own signal. The fit is not smoothed, which would
+        make the change itself too small, by a fifth in crossings.
         """
         turned = np.einsum("cij,ci->cj", rotation_matrix(self.degrees), directions)
-        order = sh_order(directions)
-        change = sh_basis(turned, order) - sh_basis(directions, order)
-        return np.eye(len(directions)) + change @ fit_matrix(directions, order)
+        order, at_rest, fit = _series(directions.tobytes())
+        return np.eye(len(directions)) + (sh_basis(turned, order) - at_rest) @ fit
 
     def _apply(self, rows: torch.Tensor, scan: ScanInfo) -> torch.Tensor:
         n_directions = rows.shape[3]
@@ -109,10 +113,12 @@ class AcquisitionParams(ArtifactParams):
             )
         directions = np.asarray(scan.directions, dtype=np.float64)
         b0 = as_rows(scan.b0).to(rows.dtype)
+        # one name for the signal throughout, so that of its stages no more than two are in memory at once
+        signal = rows
         if any(map(any, self.degrees)):
             # the matrix works on the channels of each row
-            rows = rows @ on_device(self.turned_signal(directions), rows).T
-        signal = rows * b0
+            signal = signal @ on_device(self.turned_signal(directions), rows).T
+        signal = signal * b0
         if any(map(any, self.degrees + self.translation)):
             signal = self._moved(signal, scan)
         eddy = self.eddy(directions)
@@ -123,7 +129,8 @@ class AcquisitionParams(ArtifactParams):
         inside = scan.mask.to(rows.dtype)
         # 0 where there is no noise, whatever the mean
         sigma = (b0 * as_rows(inside)).sum() / inside.sum().clamp(min=1) * (1 / self.snr if self.snr else 0.0)
-        signal, b0 = (self._magnitude(image, sigma, self.seed + index) for index, image in enumerate((signal, b0)))
+        signal = self._magnitude(signal, sigma, self.seed)
+        b0 = self._magnitude(b0, sigma, self.seed + 1)
         return as_rows(Attenuation()(from_rows(signal), from_rows(b0)))
 
     def _moved(self, signal: torch.Tensor, scan: ScanInfo) -> torch.Tensor:
@@ -136,11 +143,13 @@ class AcquisitionParams(ArtifactParams):
         u = torch.cartesian_prod(
             *(torch.arange(n, dtype=signal.dtype, device=signal.device) - (n - 1) / 2 for n in size)
         )
-        moved = []
-        for part, where in zip(from_rows(signal).split(VOLUMES_AT_ONCE), scaled.split(VOLUMES_AT_ONCE), strict=True):
-            grid = (u @ where[..., :3].mT + where[:, None, :, 3]).reshape(-1, *size, 3)
-            moved.append(functional.grid_sample(part.unsqueeze(1), grid, align_corners=True).squeeze(1))
-        return as_rows(torch.cat(moved))
+        moved = torch.empty_like(signal)
+        for start in range(0, signal.shape[3], VOLUMES_AT_ONCE):
+            part = slice(start, start + VOLUMES_AT_ONCE)
+            grid = (u @ scaled[part, :, :3].mT + scaled[part, None, :, 3]).reshape(-1, *size, 3)
+            volumes = from_rows(signal[..., part]).unsqueeze(1)
+            moved[..., part] = as_rows(grid_sample(volumes, grid, align_corners=True).squeeze(1))
+        return moved
 
     def _remaining(self, signal: torch.Tensor) -> torch.Tensor:
         """Part of the signal that is left, shaped to multiply rows."""
@@ -160,20 +169,36 @@ class AcquisitionParams(ArtifactParams):
         """Magnitude of the complex signal, with the ghost in its imaginary part and noise in both."""
         if self.ghost_phase == 0 and self.snr == 0:
             return signal
-        half = math.radians(self.ghost_phase) / 2
-        real, imaginary = signal * math.cos(half), torch.zeros_like(signal)
-        if self.ghost_phase:
-            n = signal.shape[self.axis]
-            # lines of alternate sign: the image moved by half the field of view
-            alternate = k_space_filter(on_device([(-1.0) ** k for k in range(-(n // 2), n - n // 2)], signal))
-            imaginary = along_axis(alternate, signal, self.axis) * math.sin(half)
-        if self.snr:
-            real = gaussian(signal, 0.0, 1.0, 2 * seed).mul_(sigma).add_(real)
-            imaginary = gaussian(signal, 0.0, 1.0, 2 * seed + 1).mul_(sigma).add_(imaginary)
-        # unlike torch.hypot it has a gradient where both are 0
-        return by_slabs(
-            signal, 0, lambda part: torch.linalg.vector_norm(torch.stack([real[part], imaginary[part]]), dim=0)
-        )
+        half, n = math.radians(self.ghost_phase) / 2, signal.shape[self.axis]
+        # lines of alternate sign: the image moved by half the field of view
+        alternate = on_device(k_space_filter([(-1.0) ** k for k in range(-(n // 2), n - n // 2)]), signal)
+        noise = [gaussian(signal, 0.0, 1.0, 2 * seed + part) for part in (0, 1)] if self.snr else []
+        across = 1 if self.axis == 0 else 0
+
+        def slab(part: slice) -> torch.Tensor:
+            here = signal.narrow(across, part.start, part.stop - part.start)
+            complex_ = torch.stack([here * math.cos(half), along_axis(alternate, here, self.axis) * math.sin(half)])
+            if noise:
+                drawn = [one.narrow(across, part.start, part.stop - part.start) for one in noise]
+                complex_ = complex_ + torch.stack(drawn) * sigma
+            # unlike torch.hypot it has a gradient where both are 0
+            return torch.linalg.vector_norm(complex_, dim=0)
+
+        # over the noise's real part, of which no slab is read twice
+        return by_slabs(signal, across, slab, *noise[:1])
+
+
+@functools.lru_cache(maxsize=8)
+def _series(directions: bytes) -> tuple[int, np.ndarray, np.ndarray]:
+    """SH order, basis ``(C, K)`` and fit ``(K, C)`` of directions ``(C, 3)``, float64: of one scheme always the same.
+
+    The order is the highest that the directions determine well.
+    """
+    vectors = np.frombuffer(directions).reshape(-1, 3)
+    order = sh_order(vectors)
+    while order > MIN_SH_ORDER and np.linalg.cond(sh_basis(vectors, order)) > MAX_CONDITION:
+        order -= 2
+    return order, sh_basis(vectors, order), fit_matrix(vectors, order, smoothing=0.0)
 
 
 def slice_axis(phase_encoding: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from transforms.artifacts.base import Artifact, ArtifactParams, ScanInfo, check_integer, check_range, uniform
@@ -42,16 +43,11 @@ class BiasFieldParams(ArtifactParams):
                 f"BiasFieldParams: found {len(self.coefficients)} coefficients, expected {n_terms(self.order)} of a "
                 f"polynomial of order {self.order}."
             )
-        powers = [
-            torch.linspace(-1, 1, n, dtype=rows.dtype, device=rows.device)[:, None]
-            ** torch.arange(self.order + 1, device=rows.device)
-            if n > 1
-            else (torch.arange(self.order + 1, device=rows.device) == 0).to(rows.dtype)[None]
-            for n in rows.shape[:3]
-        ]
+        coordinates = [np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in rows.shape[:3]]
+        powers = [on_device(np.vander(x, self.order + 1, increasing=True), rows) for x in coordinates]
         of_order = range(self.order + 1)
         known = [(i, j, k) for i in of_order for j in of_order for k in of_order if i + j + k <= self.order]
-        cube = torch.zeros([self.order + 1] * 3, dtype=torch.float64)
+        cube = np.zeros([self.order + 1] * 3)
         for term, coefficient in zip(known, self.coefficients, strict=True):
             cube[term] = coefficient
         return rows * torch.einsum("ijk,xi,yj,zk->xyz", on_device(cube, rows), *powers).exp().unsqueeze(-1)

@@ -14,7 +14,7 @@ from transforms.artifacts.eddy import Eddy
 from transforms.artifacts.ghosting import Ghosting
 from transforms.artifacts.motion import Motion
 from transforms.artifacts.noise import Noise
-from transforms.artifacts.rows import as_rows
+from transforms.artifacts.rows import as_rows, from_rows
 from transforms.errors import InputError
 
 PRESETS: dict[str, list[tuple[type[Artifact[Any]], dict[str, Any]]]] = {
@@ -107,11 +107,13 @@ def apply_artifacts(
             f"found a batch of shape {tuple(batch.shape)}, parameters for {len(params)} images and {len(scans)} scans, "
             "expected (B, C, X, Y, Z) and B of each."
         )
-    rows = []
-    for image, drawn, scan in zip(batch, params, scans, strict=True):
+    # one image alone is not copied once more
+    result = None if len(batch) == 1 else torch.empty_like(batch, memory_format=torch.channels_last_3d)
+    for index, (image, drawn, scan) in enumerate(zip(batch, params, scans, strict=True)):
         corrupted = image
         for one in drawn:
             corrupted = one.apply(corrupted, scan)
-        rows.append(as_rows(corrupted))
-    # one image alone is not copied once more
-    return (torch.stack(rows) if len(rows) > 1 else rows[0][None]).movedim(-1, 1)
+        if result is None:
+            return from_rows(as_rows(corrupted))[None]
+        result[index] = corrupted
+    return batch if result is None else result

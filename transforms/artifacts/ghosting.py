@@ -51,8 +51,8 @@ class GhostingParams(ArtifactParams):
         return [1.0 if k in kept or k % self.num_ghosts else 1.0 - self.intensity for k in range(n)]
 
     def _apply(self, rows: torch.Tensor, scan: ScanInfo) -> torch.Tensor:
-        planes = on_device(self.planes(rows.shape[self.axis]), rows)
-        return along_axis(k_space_filter(planes), rows, self.axis)
+        matrix = k_space_filter(self.planes(rows.shape[self.axis]))
+        return along_axis(on_device(matrix, rows), rows, self.axis)
 
 
 class Ghosting(Artifact[GhostingParams]):

@@ -108,8 +108,8 @@ class MotionParams(ArtifactParams):
         moves = ~np.array(self.at_rest)
         positions = on_device(read_positions(self.degrees, self.translation, scan.linear)[moves], rows)
         planes = self.planes(length)
-        at_rest = k_space_filter(on_device(planes[~moves].sum(axis=0), rows))
-        moved = torch.cat([k_space_filter(part) for part in on_device(planes[moves], rows)], dim=1)
+        at_rest = on_device(k_space_filter(planes[~moves].sum(axis=0)), rows)
+        moved = on_device(np.concatenate([k_space_filter(part) for part in planes[moves]], axis=1), rows)
         # with the axis of k-space last, one product takes all positions of a line to a line of the result
         order = [*(axis for axis in range(3) if axis != self.axis), self.axis]
         image = rows.permute(*order, 3)

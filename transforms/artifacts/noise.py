@@ -24,7 +24,7 @@ def gaussian(like: torch.Tensor, mean: float, std: float, seed: int) -> torch.Te
         seed: of the generator.
     """
     noise = torch.empty_like(like)
-    if noise.is_cuda:
+    if noise.device.type != "cpu":
         return noise.normal_(mean, std, generator=torch.Generator(like.device).manual_seed(seed))
     # torch draws with one thread; slabs have generators of their own, so that the numbers do not depend on threads
     parts = list(slabs(len(noise)))

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 SLABS = 16
-"""Parts along an axis in which whole images are worked through, so that what is held meanwhile stays small."""
+"""Parts along an axis in which a CPU works through whole images, so that what is held meanwhile stays in its cache."""
 
 
 def as_rows(image: torch.Tensor) -> torch.Tensor:
@@ -31,9 +33,17 @@ def slabs(n: int) -> Iterator[slice]:
         yield slice(start, min(start + step, n))
 
 
-def by_slabs(rows: torch.Tensor, axis: int, function: Callable[[slice], torch.Tensor]) -> torch.Tensor:
-    """Put together an image like ``rows`` from what ``function`` gives for each slab of a spatial axis."""
-    result = torch.empty_like(rows)
+def by_slabs(
+    rows: torch.Tensor, axis: int, function: Callable[[slice], torch.Tensor], result: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Put together an image like ``rows`` from what ``function`` gives for each slab of a spatial axis.
+
+    On a GPU, where each kernel costs a launch, the whole image is one slab. Else it is written over ``result``, where
+    that is given.
+    """
+    if rows.is_cuda:
+        return function(slice(0, rows.shape[axis]))
+    result = torch.empty_like(rows) if result is None else result
     for slab in slabs(rows.shape[axis]):
         part = slab.stop - slab.start
         result.narrow(axis, slab.start, part).copy_(function(slab))
@@ -47,7 +57,7 @@ def along_axis(matrix: torch.Tensor, rows: torch.Tensor, axis: int) -> torch.Ten
     return product.reshape(*before, len(matrix), *after)
 
 
-def k_space_filter(weights: torch.Tensor) -> torch.Tensor:
+def k_space_filter(weights: ArrayLike) -> np.ndarray:
     """Operator of an image axis that multiplies the planes of k-space along it.
 
     The Fourier transforms along the other axes cancel, so that ``F^-1 diag(weights) F`` along this one is all there is:
@@ -57,14 +67,14 @@ def k_space_filter(weights: torch.Tensor) -> torch.Tensor:
         weights: of the n planes, ``(n,)``, that of zero frequency at ``n // 2``.
 
     Returns:
-        real matrix ``(n, n)`` of the type and on the device of ``weights``.
+        real matrix ``(n, n)``.
     """
-    kernel = torch.fft.ifft(torch.fft.ifftshift(weights.double())).real.to(weights.dtype)
-    index = torch.arange(len(weights), device=weights.device)
-    return kernel[(index[:, None] - index[None]) % len(weights)]
+    kernel = np.fft.ifft(np.fft.ifftshift(weights)).real
+    index = np.arange(len(kernel))
+    return kernel[(index[:, None] - index) % len(kernel)]
 
 
 def on_device(values: object, like: torch.Tensor) -> torch.Tensor:
     """Numbers as a tensor of the type and on the device of ``like``, without waiting for a GPU."""
     tensor = torch.as_tensor(values, dtype=like.dtype)
-    return tensor.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else tensor
+    return tensor.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else tensor.to(like.device)

@@ -29,6 +29,10 @@ CHANNELS = {"angles": 2, "dyad": 6}
 DYAD_ORDER = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
 """Row and column of each channel of a dyad: xx, yy, zz, xy, xz, yz."""
 
+MATRICES_AT_ONCE = 16384
+"""Symmetric matrices that are given to one eigendecomposition: on GPUs the batched solver of cuSOLVER is reported to
+fail above about 32,000, and a brain has over 100,000 voxels."""
+
 
 def to_hemisphere(vectors: torch.Tensor) -> torch.Tensor:
     """Choose of each vector and its opposite the one with y > 0; where y is 0 that with x > 0, else that with z > 0.
@@ -92,7 +96,8 @@ def decode_direction(code: torch.Tensor, encoding: str) -> torch.Tensor:
             entries[row, column] = entries[column, row] = channel
         matrices = code[:, valid].T[:, entries]
         # eigenvalues come in ascending order
-        vectors[:, valid] = torch.linalg.eigh(matrices).eigenvectors[..., -1].T
+        main = [torch.linalg.eigh(part).eigenvectors[..., -1] for part in matrices.split(MATRICES_AT_ONCE)]
+        vectors[:, valid] = torch.cat(main).T
     else:
         theta, phi = code[:, valid] * torch.pi
         vectors[:, valid] = torch.stack([theta.sin() * phi.cos(), theta.sin() * phi.sin(), theta.cos()])

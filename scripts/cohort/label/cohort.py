@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,7 @@ from scripts.cohort.datalist import LABELS, SPLITS, read_datalist, read_preparat
 from scripts.cohort.label import diffusion, fibres, given, registration, tissue
 from scripts.cohort.label.diffusion import NoFibresError
 from scripts.cohort.label.quality import COLUMNS, flag_outliers, picture, write_table
-from scripts.cohort.label.raw import Shell, load_shell, raw_files, read_volume
+from scripts.cohort.label.raw import Shell, load_shell, raw_files, read_t1, read_volume
 from scripts.files import code_version, read_json, sha256, tissue_table, whole_file, write_json, write_nifti
 from scripts.jobs import Outcome, console, run_jobs
 from transforms.errors import InputError
@@ -47,7 +48,10 @@ DESCRIPTIONS = {
 WHITE = TISSUE_ABBREVIATIONS.index("WM")
 
 LEAST_DICE = 0.4
-"""Overlap of white matter by the T1 and by FA and MD; aligned scans have 0.6 and more."""
+"""Overlap of white matter by the T1, or by a given segmentation, and by FA and MD; with less it is not used."""
+
+USUAL_DICE = 0.6
+"""Aligned scans have this and more; with less there is a note."""
 
 PARAMETERS: dict[str, Any] = {
     "RelativePeakThreshold": fibres.RELATIVE_THRESHOLD,
@@ -89,12 +93,19 @@ def _align(t1: MetaTensor, shell: Shell, mask: MetaTensor) -> tuple[registration
 def _tissue_from_t1(
     path: Path, shell: Shell, mask: MetaTensor, by_diffusion: np.ndarray
 ) -> tuple[np.ndarray | None, dict[str, Any], str | None]:
-    """Shares of tissues by a T1, measures of its registration, and what is wrong with it; no shares if something is."""
-    t1 = read_volume(path)
-    alignment, measures = _align(t1, shell, mask)
-    if alignment.fault:
-        return None, measures, alignment.fault
-    shares = tissue.tissue_from_t1(registration.carried(t1, alignment.matrix), mask)
+    """Shares of tissues by a T1, measures of its registration, and what is wrong with it; no shares if something is.
+
+    A T1 that cannot be used costs a scan its tissues, and not the labels that come from the diffusion alone.
+    """
+    measures: dict[str, Any] = {}
+    try:
+        t1 = read_t1(path)
+        alignment, measures = _align(t1, shell, mask)
+        if alignment.fault:
+            return None, measures, alignment.fault
+        shares = tissue.tissue_from_t1(registration.carried(t1, alignment.matrix), mask)
+    except InputError as error:
+        return None, measures, str(error).removesuffix(".")
     overlap = dice(shares.argmax(axis=0) == WHITE, by_diffusion)
     if overlap < LEAST_DICE:
         found = f"white matter of the T1 and of the diffusion tensor overlap with a Dice of {overlap:.2f}"
@@ -103,7 +114,7 @@ def _tissue_from_t1(
 
 
 def _given_tissue(
-    own: Sequence[Path], t1: Path | None, shell: Shell, mask: MetaTensor
+    scan: str, own: Sequence[Path], t1: Path | None, shell: Shell, mask: MetaTensor
 ) -> tuple[np.ndarray, dict[str, Any], str | None]:
     """Shares of tissues by a given segmentation, measures of its registration, and a remark on its space.
 
@@ -112,16 +123,20 @@ def _given_tissue(
     """
     if not given.in_t1_space(own[0]):
         return given.given_tissue(own, mask), {}, None
+    remark: str | None = None
     if t1 is None:
         remark = f"{own[0].name} lies in the space of a T1 that is not there: placed by its affine alone"
         return given.given_tissue(own, mask), {}, remark
-    alignment, measures = _align(read_volume(t1), shell, mask)
+    alignment, measures = _align(read_t1(t1), shell, mask)
     if alignment.fault:
         raise InputError(
             f"{own[0]}: found it in the space of a T1 that could not be registered ({alignment.fault}), "
             "expected one that can, or a segmentation in the space of the diffusion scan."
         )
-    return given.given_tissue(own, mask, alignment.matrix), measures, None
+    of_all = "_ses-" in scan and re.match(r"sub-[^_]+_(?!ses-)", own[0].name)
+    if of_all and given.t1_of(own[0]) is None:
+        remark = f"{own[0].name} is one of all sessions without its T1 beside it: placed by this session's T1"
+    return given.given_tissue(own, mask, alignment.matrix), measures, remark
 
 
 def dice(first: np.ndarray, second: np.ndarray) -> float:
@@ -150,7 +165,9 @@ def label_scan(
     scan = str(entry["scan"])
     files = raw_files(dict(entry), folder)
     own = given.find_given(derivatives, entry["participant"], scan) if derivatives else []
-    inputs = [files[name] for name in ("dwi", "bval", "bvec")] + [folder / entry["mask"], *own]
+    if own and (t1 := given.t1_of(own[0])):
+        files["t1w"] = t1
+    inputs = [files[name] for name in ("dwi", "bval", "bvec")] + [folder / entry["mask"], *own, *given.sidecar_of(own)]
     if "t1w" in files and (not own or given.in_t1_space(own[0])):
         inputs.append(files["t1w"])
     checksums = {path.name: sha256(path) for path in inputs}
@@ -175,8 +192,9 @@ def label_scan(
         labels, row, how, figure = _make(scan, files, own, read_volume(folder / entry["mask"]), bvalue)
     except NoFibresError as error:
         raise InputError(f"{files['dwi']}: {error}") from None
-    # the record is taken away first and written last, so that where it stands all labels do
-    record.unlink(missing_ok=True)
+    # old labels are taken away first and the record is written last: what is cut off in between leaves no mixture
+    for old in (record, *(folder / path for path in paths.values())):
+        old.unlink(missing_ok=True)
     how = {"Sources": [str(path) for path in inputs], **made_from, "BValue": bvalue, **how}
     affine = open_nifti(folder / entry["mask"], ndim=3).affine
     for key, path in paths.items():
@@ -198,18 +216,30 @@ def _make(
     aligned: dict[str, Any] = {}
     if own:
         route = "derivatives"
-        shares, aligned, remark = _given_tissue(own, files.get("t1w"), shell, mask)
+        shares, aligned, remark = _given_tissue(scan, own, files.get("t1w"), shell, mask)
     elif "t1w" in files:
         shares, aligned, fault = _tissue_from_t1(files["t1w"], shell, mask, by_diffusion)
         route = route if shares is None else "T1"
         remark = f"T1 not used: {fault}" if fault else None
     notes = [remark] if remark else []
+    if left_out := int((mask[0].numpy() > 0).sum() - shell.mask.sum()):
+        notes.append(f"{left_out} voxels of the brain left out: their signal is not finite")
     labels: dict[str, np.ndarray] = {}
     if shares is not None:
-        labels["tissue"] = (shares.argmax(axis=0) * shell.mask).astype(np.uint8)
+        # voxels of the brain whose signal is not finite
+        shares[:, ~shell.mask] = np.eye(len(TISSUES), 1)
+        labels["tissue"] = shares.argmax(axis=0).astype(np.uint8)
         labels["tissue_prob"] = np.moveaxis(shares, 0, -1).astype(np.float32)
         white = labels["tissue"] == WHITE
-        aligned["white_matter_dice"] = dice(white, by_diffusion)
+        overlap = aligned["white_matter_dice"] = dice(white, by_diffusion)
+        measured = f"white matter overlaps the diffusion tensor's with a Dice of {overlap:.2f}"
+        if own and overlap < LEAST_DICE:
+            raise InputError(
+                f"{own[0]}: found that its {measured}, expected at least {LEAST_DICE:g}; "
+                "is it aligned, are its labels 1 (GM), 2 (WM), 3 (CSF)?"
+            )
+        if overlap < USUAL_DICE:
+            notes.append(f"{measured}, expected {USUAL_DICE:g} or more: are the tissues aligned?")
     found = fibres.find_fibres(shell, tensor, white)
     labels |= {"white_matter": white.astype(np.uint8), "n_peaks": found.n_peaks, "peak": found.peak}
     row = _measures(scan, route, labels, shell, found)
@@ -246,6 +276,11 @@ def _write(path: Path, key: str, voxels: np.ndarray | None, affine: np.ndarray, 
 
 def _with_labels(entry: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key not in LABELS} | dict(labels)
+
+
+def _with_what_is_there(entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """An entry without labels that an earlier run took away and was cut off before it made new ones."""
+    return {key: value for key, value in entry.items() if key not in LABELS or (folder / value).is_file()}
 
 
 def _measures(
@@ -305,7 +340,9 @@ def label_cohort(
     outcomes = run_jobs(task, entries, jobs, "labelling", scheduler)
     with whole_file(folder / "desc-tissue_dseg.tsv") as partial:
         partial.write_text(tissue_table())
-    labelled = [outcome.result[0] if outcome.result else dict(outcome.item) for outcome in outcomes]
+    labelled = [
+        outcome.result[0] if outcome.result else _with_what_is_there(outcome.item, folder) for outcome in outcomes
+    ]
     write_datalist(folder, labelled, splits)
     rows = flag_outliers([outcome.result[1] for outcome in outcomes if outcome.result])
     write_table(folder / TABLE, sorted(rows, key=lambda row: row["scan"]))

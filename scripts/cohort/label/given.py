@@ -12,10 +12,11 @@ import torch
 from monai.data import MetaTensor
 from nibabel.filebasedimages import ImageFileError
 
+from scripts.cohort.label.raw import read_voxels
 from scripts.cohort.label.registration import carried
 from scripts.files import read_json
 from transforms.errors import InputError
-from transforms.scan import DAMAGE, open_nifti
+from transforms.scan import DAMAGE
 from transforms.spatial import ResampleToGrid
 from transforms.targets import TISSUE_ABBREVIATIONS, TISSUES
 
@@ -36,6 +37,13 @@ FREESURFER_REST = (30, 62, 80, 81, 82)
 FAST = {1: 3, 2: 1, 3: 2}
 """Labels of FSL FAST on a T1, from dark to bright: fluid, gray matter, white matter; by them the index of a tissue."""
 
+# FAST counts its files from 0 and its labels from 1
+TOOLS = [
+    [rf".*_pve_{label - 1}" for label in sorted(FAST, key=FAST.__getitem__)],
+    *([name] for name in (".*_pveseg", ".*_seg", r"aparc\+aseg", "aseg")),
+]
+"""Patterns of the files of FAST and FreeSurfer, preferred ones first."""
+
 STANDARD_SPACE = re.compile(r"MNI|ICBM|Talairach|OASIS|fsaverage|fsLR")
 """Parts of paths of what lies in a template's space and not in that of a participant."""
 
@@ -53,6 +61,9 @@ def find_given(derivatives: Path, participant: str, scan: str) -> list[Path]:
     tissue; one ``<name>[_desc-*]_dseg``; FAST's ``*_pve_{0,1,2}``, ``*_pveseg`` or ``*_seg``; FreeSurfer's
     ``aparc+aseg`` or ``aseg``. With ``desc-tissue`` goes before none, and none before another.
 
+    In the T1's space, ``<name>`` may go on with the T1's own ``acq-*``, ``ce-*``, ``rec-*`` and ``run-*``, and last be
+    that of the participant alone, as of a segmentation of all sessions.
+
     Returns:
         one file, or three of gray matter, white matter and fluid.
 
@@ -67,28 +78,51 @@ def find_given(derivatives: Path, participant: str, scan: str) -> list[Path]:
         others = set(re.findall(r"ses-[0-9A-Za-z]+", place)) - set(session)
         if re.search(ENDINGS + "$", place) and not others and not STANDARD_SPACE.search(place):
             files.append(file)
-    kinds: list[list[str]] = []
-    for name in dict.fromkeys([scan, "_".join([participant, *session])]):
-        stem = re.escape(name) + r"(_space-[^_]+)?(_res-[^_]+)?"
-        kinds.append([rf"{stem}_label-{tissue}_probseg" for tissue in TISSUE_ABBREVIATIONS[1:]])
-        kinds += [
+    expected = f"expected one file {scan}_desc-tissue_dseg.nii.gz."
+    of_session = "_".join([participant, *session])
+    for space in (False, True):
+        within = [file for file in files if in_t1_space(file) is space]
+        # names of one rank stand together: more than one of them with a segmentation cannot be told apart
+        ranks = [[scan], [of_session]]
+        if space:
+            ranks += [_of_t1s(of_session, within), [participant], _of_t1s(participant, within)]
+        for rank in [*([_kinds(name) for name in rank] for rank in ranks), [TOOLS]]:
+            choices = [choice for kinds in rank if (choice := _first(kinds, within))]
+            matches = [matching for choice in choices for matching in choice]
+            if len(choices) > 1 or any(len(matching) > 1 for matching in matches):
+                listed = ", ".join(file.name for matching in matches for file in matching)
+                raise InputError(f"{folder}: found {listed}, {expected}")
+            if choices:
+                return [file for (file,) in matches]
+    raise InputError(f"{folder}: found none, {expected}")
+
+
+def _kinds(name: str) -> list[list[str]]:
+    """Patterns of the files of BIDS segmentations of a name, preferred ones first; three for one of shares."""
+    stem = re.escape(name) + r"(_space-[^_]+)?(_res-[^_]+)?"
+    return [
+        [rf"{stem}_label-{tissue}_probseg" for tissue in TISSUE_ABBREVIATIONS[1:]],
+        *(
             [stem + description + suffix]
             for suffix in ("_probseg", "_dseg")
             for description in ("_desc-tissue", "", "_desc-[^_]+")
-        ]
-    # FAST counts its files from 0 and its labels from 1
-    kinds.append([rf".*_pve_{label - 1}" for label in sorted(FAST, key=FAST.__getitem__)])
-    kinds += [[name] for name in (".*_pveseg", ".*_seg", r"aparc\+aseg", "aseg")]
-    for space in (False, True):
-        within = [file for file in files if in_t1_space(file) is space]
-        for names in kinds:
-            found = [[file for file in within if re.fullmatch(name + ENDINGS, file.name)] for name in names]
-            if any(len(matching) > 1 for matching in found):
-                listed = ", ".join(file.name for matching in found for file in matching)
-                raise InputError(f"{folder}: found {listed}, expected one file {scan}_desc-tissue_dseg.nii.gz.")
-            if all(found):
-                return [file for (file,) in found]
-    raise InputError(f"{folder}: found none, expected one file {scan}_desc-tissue_dseg.nii.gz.")
+        ),
+    ]
+
+
+def _of_t1s(name: str, files: Sequence[Path]) -> list[str]:
+    """Names among files that go on from ``name`` with entities of a T1."""
+    found = (re.match(rf"{re.escape(name)}(_(acq|ce|rec|run)-[^_]+)+(?=_)", file.name) for file in files)
+    return sorted({match[0] for match in found if match})
+
+
+def _first(kinds: Sequence[Sequence[str]], files: Sequence[Path]) -> list[list[Path]]:
+    """Files of the first kind that is there whole or more than once, by its patterns; none where there is no such."""
+    for names in kinds:
+        found = [[file for file in files if re.fullmatch(name + ENDINGS, file.name)] for name in names]
+        if all(found) or any(len(matching) > 1 for matching in found):
+            return found
+    return []
 
 
 def in_t1_space(path: Path) -> bool:
@@ -106,14 +140,24 @@ def in_t1_space(path: Path) -> bool:
     )
 
 
-def _open(path: Path, ndim: int) -> nib.nifti1.Nifti1Pair:
-    """Open a NIfTI image, or one of FreeSurfer's own format as if it were.
+def t1_of(path: Path) -> Path | None:
+    """The T1 in whose space a segmentation lies, as fMRIPrep writes it beside; None where there is none.
+
+    For several runs or sessions that is another space than that of a raw T1.
+    """
+    stem = re.sub(rf"(_label-[^_]+)?(_desc-[^_]+)?_(probseg|dseg){ENDINGS}$", "", path.name)
+    t1 = path.with_name(f"{stem}_desc-preproc_T1w.nii.gz")
+    return t1 if t1.is_file() else None
+
+
+def _read(path: Path, ndim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels and affine of an image, NIfTI or FreeSurfer's own format.
 
     Raises:
         InputError: no readable image, or another number of dimensions.
     """
     if path.suffix != ".mgz":
-        return open_nifti(path, ndim)
+        return read_voxels(path, ndim)
     try:
         image = nib.freesurfer.load(path)
         voxels = np.asarray(image.dataobj)
@@ -121,7 +165,7 @@ def _open(path: Path, ndim: int) -> nib.nifti1.Nifti1Pair:
         raise InputError(f"{path}: found no readable image ({error}), expected FreeSurfer's format.") from None
     if voxels.ndim != ndim:
         raise InputError(f"{path}: found an image of shape {voxels.shape}, expected {ndim} dimensions.")
-    return nib.nifti1.Nifti1Image(voxels, image.affine)
+    return voxels, image.affine
 
 
 def read_labels(path: Path) -> MetaTensor:
@@ -130,11 +174,7 @@ def read_labels(path: Path) -> MetaTensor:
     Raises:
         InputError: a label that is neither the index of a tissue nor, by the file's name, of FreeSurfer or FAST.
     """
-    image = _open(path, ndim=3)
-    try:
-        labels = np.asarray(image.dataobj)
-    except DAMAGE as error:
-        raise InputError(f"{path}: found a damaged file ({error}), expected a whole NIfTI image.") from None
+    labels, affine = _read(path, ndim=3)
     if FREESURFER_FILE.fullmatch(path.name):
         labels = from_freesurfer(labels, path)
     elif re.search(rf"_(pve)?seg{ENDINGS}$", path.name):
@@ -144,7 +184,7 @@ def read_labels(path: Path) -> MetaTensor:
         expected = ", ".join(f"{index} ({name})" for index, name in enumerate(TISSUES))
         raise InputError(f"{path}: found the labels {', '.join(f'{v:g}' for v in values[:10])}, expected {expected}.")
     channels = np.stack([labels == index for index in range(len(TISSUES))]).astype(np.float32)
-    return MetaTensor(torch.from_numpy(channels), affine=torch.as_tensor(image.affine, dtype=torch.float64))
+    return MetaTensor(torch.from_numpy(channels), affine=torch.as_tensor(affine, dtype=torch.float64))
 
 
 def from_freesurfer(labels: np.ndarray, path: Path) -> np.ndarray:
@@ -175,24 +215,21 @@ def read_shares(paths: Sequence[Path]) -> MetaTensor:
         InputError: not one volume per tissue, or no probabilities.
     """
     if len(paths) > 1:
-        images = [_open(path, ndim=3) for path in paths]
-        for path, image in zip(paths[1:], images[1:], strict=True):
-            if image.shape != images[0].shape or not np.allclose(image.affine, images[0].affine, atol=1e-3):
+        images = [_read(path, ndim=3) for path in paths]
+        first, affine = images[0]
+        for path, (volume, place) in zip(paths[1:], images[1:], strict=True):
+            if volume.shape != first.shape or not np.allclose(place, affine, atol=1e-3):
                 raise InputError(f"{path}: found another grid than that of {paths[0].name}, expected the same.")
-        volumes = dict(zip(TISSUE_ABBREVIATIONS[1:], (np.asarray(image.dataobj) for image in images), strict=True))
-        affine = images[0].affine
+        volumes = dict(zip(TISSUE_ABBREVIATIONS[1:], (volume for volume, _ in images), strict=True))
     else:
-        image = _open(paths[0], ndim=4)
-        sidecar = Path(re.sub(ENDINGS + "$", ".json", str(paths[0])))
-        names = list(read_json(sidecar).get("LabelMap", [])) if sidecar.is_file() else []
-        names = names or list(TISSUE_ABBREVIATIONS[-image.shape[3] :])
-        if len(names) != image.shape[3] or not set(TISSUE_ABBREVIATIONS[1:]) <= set(names):
+        array, affine = _read(paths[0], ndim=4)
+        names = [name for path in sidecar_of(paths) for name in read_json(path).get("LabelMap", [])]
+        names = names or list(TISSUE_ABBREVIATIONS[-array.shape[3] :])
+        if len(names) != array.shape[3] or not set(TISSUE_ABBREVIATIONS[1:]) <= set(names):
             raise InputError(
-                f"{paths[0]}: found {image.shape[3]} volumes named {', '.join(names)}, expected GM, WM and CSF."
+                f"{paths[0]}: found {array.shape[3]} volumes named {', '.join(names)}, expected GM, WM and CSF."
             )
-        array = np.asarray(image.dataobj)
         volumes = {name: array[..., names.index(name)] for name in TISSUE_ABBREVIATIONS[1:]}
-        affine = image.affine
     shares = np.stack([volumes[name] for name in TISSUE_ABBREVIATIONS[1:]]).astype(np.float32)
     if not np.isfinite(shares).all() or shares.min() < -1e-3 or shares.max() > 1 + 1e-3:
         raise InputError(f"{paths[0]}: found values from {shares.min():g} to {shares.max():g}, expected 0 to 1.")
@@ -200,6 +237,14 @@ def read_shares(paths: Sequence[Path]) -> MetaTensor:
     return MetaTensor(
         torch.from_numpy(np.concatenate([background, shares])), affine=torch.as_tensor(affine, dtype=torch.float64)
     )
+
+
+def sidecar_of(paths: Sequence[Path]) -> list[Path]:
+    """The JSON that names the volumes of a segmentation in one file ``*_probseg``; none where it is not there."""
+    if len(paths) != 1 or "_probseg." not in paths[0].name:
+        return []
+    sidecar = Path(re.sub(ENDINGS + "$", ".json", str(paths[0])))
+    return [sidecar] if sidecar.is_file() else []
 
 
 def given_tissue(paths: Sequence[Path], mask: MetaTensor, matrix: np.ndarray | None = None) -> np.ndarray:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
@@ -15,8 +17,11 @@ from monai.transforms import Compose, Orientationd
 from scripts.files import read_json
 from transforms.attenuation import Attenuation
 from transforms.errors import InputError
-from transforms.scan import RAS_LABELS, LoadScand, open_nifti
+from transforms.scan import DAMAGE, RAS_LABELS, LoadScand, open_nifti
 from transforms.spatial import ResampleToSpacingd
+
+LEAST_MM = 40.0
+"""Extent of a T1 along each axis; a head is larger, and N4 cannot work on a slice."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Shell:
         signal: diffusion-weighted volumes, float32, shape ``(N, X, Y, Z)``.
         b0: mean b0, shape ``(X, Y, Z)``.
         gradients: directions in world RAS and b-values of the volumes, shape ``(N, 4)``.
-        mask: brain mask, bool, shape ``(X, Y, Z)``.
+        mask: brain mask without voxels whose signal is not finite, bool, shape ``(X, Y, Z)``.
         affine: voxel to world RAS in mm.
     """
 
@@ -70,15 +75,64 @@ def raw_files(entry: dict[str, Any], folder: Path) -> dict[str, Path]:
     return files
 
 
+def _open(path: Path, ndim: int) -> nib.nifti1.Nifti1Pair:
+    """Open a NIfTI image; one volume may have a fourth axis of length 1."""
+    try:
+        return open_nifti(path, ndim)
+    except InputError:
+        if ndim == 3:
+            with suppress(InputError):
+                image = open_nifti(path, ndim=4)
+                if image.shape[3] == 1:
+                    return image
+        raise
+
+
+def read_voxels(path: Path, ndim: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Read the voxels of a NIfTI image, and its affine; a fourth axis of length 1 of a volume is left out.
+
+    Raises:
+        InputError: no such file, a damaged one, or another number of dimensions than ``ndim``.
+    """
+    image = _open(path, ndim)
+    try:
+        voxels = np.asarray(image.dataobj)
+    except DAMAGE as error:
+        raise InputError(f"{path}: found a damaged file ({error}), expected a whole NIfTI image.") from None
+    return voxels.reshape(voxels.shape[:ndim]), image.affine
+
+
 def read_volume(path: Path) -> MetaTensor:
-    """Read a three-dimensional image, float32, shape ``(1, X, Y, Z)``; NaN is 0."""
-    image = open_nifti(path, ndim=3)
-    voxels = np.nan_to_num(np.asarray(image.dataobj, dtype=np.float32))
-    return MetaTensor(torch.from_numpy(voxels)[None], affine=torch.as_tensor(image.affine, dtype=torch.float64))
+    """Read a three-dimensional image, float32, shape ``(1, X, Y, Z)``; what is not finite is 0.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    voxels, affine = read_voxels(path)
+    finite = np.nan_to_num(voxels.astype(np.float32), posinf=0.0, neginf=0.0)
+    return MetaTensor(torch.from_numpy(finite)[None], affine=torch.as_tensor(affine, dtype=torch.float64))
+
+
+def read_t1(path: Path) -> MetaTensor:
+    """Read a T1-weighted image, as :func:`read_volume` does.
+
+    Raises:
+        InputError: it cannot be read, is blank, or is a slice or slab.
+    """
+    t1 = read_volume(path)
+    extent = [n * size for n, size in zip(t1.shape[1:], t1.pixdim.tolist(), strict=True)]
+    if min(extent) < LEAST_MM:
+        found = "x".join(f"{length:.0f}" for length in extent)
+        raise InputError(f"{path}: found an image of {found} mm, expected at least {LEAST_MM:g} mm along each axis.")
+    if not bool((t1 > 0).any()):
+        raise InputError(f"{path}: found no voxel above 0, expected a T1-weighted image of a head.")
+    return t1
 
 
 def load_shell(files: Mapping[str, Path], bvalue: float, mask: MetaTensor) -> Shell:
     """Take one shell of a raw scan to the grid of the prepared scan, by the steps of preparation.
+
+    A voxel of which one volume is not finite is 0 in all of them, and lies outside the mask.
 
     Args:
         files: of the raw scan.
@@ -86,11 +140,11 @@ def load_shell(files: Mapping[str, Path], bvalue: float, mask: MetaTensor) -> Sh
         mask: prepared brain mask, shape ``(1, X, Y, Z)``.
 
     Raises:
-        InputError: the scan cannot be read, or has another grid than the one that was prepared.
+        InputError: the scan cannot be read, has another grid than the one that was prepared, or no finite signal.
     """
-    images = ["image", "b0"]
+    images = ["image", "b0", "finite"]
     size = [round(length, 6) for length in mask.pixdim.tolist()]
-    steps = [LoadScand(bvalue), Orientationd(keys=images, axcodes="RAS", labels=RAS_LABELS)]
+    steps: list[Any] = [LoadScand(bvalue), _finite, Orientationd(keys=images, axcodes="RAS", labels=RAS_LABELS)]
     data: Any = Compose([*steps, ResampleToSpacingd(keys=images, voxel_size=size)])(
         {name: str(files[name]) for name in ("dwi", "bval", "bvec")}
     )
@@ -102,5 +156,20 @@ def load_shell(files: Mapping[str, Path], bvalue: float, mask: MetaTensor) -> Sh
     if not inside or np.abs(first - start).max() > 1e-2 or not np.allclose(whole[:3, :3], affine[:3, :3], atol=1e-3):
         raise InputError(f"{files['dwi']}: found another grid than the prepared scan's, expected the scan it is from.")
     crop = (slice(None), *(slice(a, a + n) for a, n in zip(start, shape, strict=True)))
-    signal, b0 = (np.ascontiguousarray(data[key].numpy()[crop]) for key in images)
-    return Shell(signal, b0[0], data["gradients"], mask[0].numpy() > 0, affine)
+    signal, b0, finite = (np.ascontiguousarray(data[key].numpy()[crop]) for key in images)
+    brain = (mask[0].numpy() > 0) & (finite[0] > 0.5)
+    if not brain.any():
+        raise InputError(
+            f"{files['dwi']}: found no voxel of the brain that is finite in all volumes, expected a brain."
+        )
+    return Shell(signal, b0[0], data["gradients"], brain, affine)
+
+
+def _finite(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Add ``finite``, 1 or 0; where it is 0, set signal and b0 to 0, for resampling would spread what is not finite."""
+    image, b0 = data["image"].as_tensor(), data["b0"].as_tensor()
+    # a sum is finite where all its terms are, and takes no memory of the size of the scan
+    finite = (image.sum(dim=0, keepdim=True) + b0).isfinite()
+    for volumes in (image, b0):
+        volumes.masked_fill_(~finite, 0.0)
+    return {**data, "finite": MetaTensor(finite.float(), affine=data["b0"].affine)}

@@ -9,6 +9,7 @@ from monai.data import MetaTensor
 from scipy import ndimage
 
 from scripts.cohort.label.bias import without_bias
+from transforms.errors import InputError
 from transforms.spatial import ResampleToGrid
 from transforms.targets import TISSUE_ABBREVIATIONS, TISSUES
 
@@ -48,6 +49,9 @@ def tissue_from_t1(t1: MetaTensor, mask: MetaTensor) -> np.ndarray:
 
     Returns:
         share of each of ``TISSUES`` in each voxel of the diffusion scan, float32, shape ``(4, X, Y, Z)``.
+
+    Raises:
+        InputError: the image does not show three tissues; the sentence goes on after the image's name.
     """
     fine_mask = _subdivided(mask)
     image = ResampleToGrid()(t1, fine_mask)
@@ -60,6 +64,8 @@ def tissue_from_t1(t1: MetaTensor, mask: MetaTensor) -> np.ndarray:
     seen = inside & (core | (raw > DARK * np.percentile(raw[core], 90))) & (raw < BRIGHT * np.percentile(raw[core], 98))
     seen = ndimage.binary_opening(seen)
     within = MetaTensor(torch.from_numpy(seen)[None].float(), affine=fine_mask.affine)
+    if not (core & seen).any():
+        raise InputError("found no brain, expected one where the diffusion scan has it.")
     voxels = np.maximum(without_bias(image, within)[0].numpy(), 0)
     low, high = np.percentile(voxels[core & seen], [0.5, 99.5])
     voxels = np.clip((voxels - 0.9 * low) / (high - 0.9 * low), 0, 1).astype(np.float64)
@@ -74,6 +80,8 @@ def tissue_from_t1(t1: MetaTensor, mask: MetaTensor) -> np.ndarray:
     brightness = [float(np.average(voxels, weights=shares[..., n] + 1e-12 * seen)) for n in range(len(BY_BRIGHTNESS))]
     order = np.argsort(brightness)
     hard = np.where(seen, shares[..., order].argmax(axis=-1), -1)
+    if missing := [name for index, name in enumerate(BY_BRIGHTNESS) if not (hard == index).any()]:
+        raise InputError(f"found no voxel of {' and '.join(missing)}, expected three tissues.")
     fluid, gray = (
         float(np.percentile(voxels[hard == index], percentile))
         for index, percentile in enumerate((FLUID_PERCENTILE, 50.0))

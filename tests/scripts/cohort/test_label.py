@@ -2,15 +2,23 @@
 
 import hashlib
 import json
+import re
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from monai.data import MetaTensor
+from nibabel.affines import apply_affine
 
 from scripts.cohort.datalist import SPLITS, load_entries, read_datalist
-from scripts.cohort.label import label_cohort
+from scripts.cohort.label import cohort as cohort_module
+from scripts.cohort.label import label_cohort, registration
 from scripts.cohort.label.cohort import FILES
+from scripts.cohort.label.raw import load_shell, read_t1, read_volume
+from scripts.cohort.label.tissue import tissue_from_t1
 from scripts.cohort.prepare import prepare_cohort
 from transforms.errors import InputError
 
@@ -176,3 +184,209 @@ def test_folders_that_are_not_there_are_named(cohort, tmp_path):
         label_cohort(cohort, tmp_path / "missing")
     with pytest.raises(InputError, match=r"found no datalist\.json"):
         label_cohort(tmp_path, tmp_path)
+
+
+def record(cohort, scan="sub-01"):
+    return json.loads((cohort / f"{scan}/dwi/{scan}_desc-labels.json").read_text())
+
+
+def failure_of(outcomes, scan="sub-01"):
+    return {str(outcome.item): outcome.failure for outcome in outcomes}[scan]
+
+
+def test_white_matter_that_is_none_by_the_diffusion_is_refused_and_doubt_is_noted(cohort, heads, tmp_path, capfd):
+    affine, shape = grid(4.0)
+    good = place(heads.world_grid(affine, shape))
+    swapped = np.select([good == GRAY, good == WHITE], [WHITE, GRAY], good)
+    path = write(path_of(tmp_path / "truth", "sub-01"), affine, swapped)
+    failure = failure_of(label_cohort(cohort, tmp_path / "truth"))
+    assert failure.startswith(f"{path}: found that its white matter overlaps the diffusion tensor's with a Dice of 0.")
+    assert failure.endswith("expected at least 0.4; is it aligned, are its labels 1 (GM), 2 (WM), 3 (CSF)?")
+    assert "tissue" not in entries(cohort)["sub-01"]
+    # here all of the brain is anisotropic, white matter by the segmentation is not
+    write(path, affine, good)
+    capfd.readouterr()
+    assert failure_of(label_cohort(cohort, tmp_path / "truth")) is None
+    (note,) = record(cohort)["Notes"]
+    assert re.fullmatch(
+        r"white matter overlaps .* Dice of 0\.4\d, expected 0\.6 or more: are the tissues aligned\?", note
+    )
+    assert note in (cohort / "labels.tsv").read_text()
+    assert f"sub-01: {note}" in capfd.readouterr().err
+
+
+def with_t1(cohort, scheme, voxels, affine):
+    """Give the first participant a T1."""
+    path = write(cohort.parent / "raw/sub-01/anat/sub-01_T1w.nii.gz", affine, voxels, np.float32)
+    prepare_cohort("bids", cohort.parent / "raw", cohort, scheme, voxel_size=VOXEL_SIZE)
+    return path
+
+
+BAD_T1S = {
+    "damaged": (lambda t1: t1, "found a damaged file ("),
+    "blank": (lambda t1: 0 * t1, "found no voxel above 0, expected a T1-weighted image of a head"),
+    "slice": (lambda t1: t1[:, :, 7:8], "found an image of 72x80x4 mm, expected at least 40 mm along each axis"),
+    "two volumes": (
+        lambda t1: np.stack([t1, t1], axis=-1),
+        "found an image of shape 18x20x16x2, expected 3 dimensions",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_T1S)
+def test_a_t1_that_cannot_be_used_costs_the_tissues_and_not_the_fibres(cohort, heads, scheme, tmp_path, case, capfd):
+    change, fault = BAD_T1S[case]
+    affine, shape = grid(4.0)
+    head = np.random.default_rng(0).uniform(50, 90, shape) * heads.in_head(heads.world_grid(affine, shape))
+    t1 = with_t1(cohort, scheme, change(head), affine)
+    if case == "damaged":
+        t1.write_bytes(t1.read_bytes()[:-1000])
+    assert failure_of(label_cohort(cohort)) is None
+    (note,) = record(cohort)["Notes"]
+    assert note.startswith(f"T1 not used: {t1}: {fault}")
+    assert not note.endswith(".")
+    assert f"sub-01: T1 not used: {t1}" in capfd.readouterr().err
+    assert record(cohort)["Route"] == "FA and MD"
+    entry = entries(cohort)["sub-01"]
+    assert "tissue" not in entry
+    assert (np.asarray(nib.load(cohort / entry["n_peaks"]).dataobj) > 0).sum() > 100
+    # what cannot be read does not become the space of a segmentation
+    given = write(tmp_path / "truth/sub-01/anat/sub-01_dseg.nii.gz", affine, place(heads.world_grid(affine, shape)))
+    assert failure_of(label_cohort(cohort, tmp_path / "truth")).startswith(f"{t1}: {fault}"), given
+
+
+def test_a_t1_with_a_fourth_axis_of_one_volume_is_the_same_t1(tmp_path):
+    voxels = np.random.default_rng(0).uniform(1, 2, (12, 14, 16)).astype(np.float32)
+    affine = np.diag([-5.0, 5.0, 5.0, 1.0])
+    three = read_t1(write(tmp_path / "three.nii.gz", affine, voxels, np.float32))
+    four = read_t1(write(tmp_path / "four.nii.gz", affine, voxels[..., None], np.float32))
+    assert three.shape == four.shape == (1, 12, 14, 16)
+    np.testing.assert_array_equal(three, four)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning:dipy")
+@pytest.mark.parametrize(("inside", "outside", "fault"), [(100, 100, "no voxel of GM and WM"), (0, 100, "no brain")])
+def test_a_t1_without_three_tissues_is_refused(heads, inside, outside, fault):
+    affine, shape = grid(4.0)
+    head = heads.in_head(heads.world_grid(affine, shape), scale=0.9)
+    brain, t1 = (
+        MetaTensor(torch.from_numpy(voxels)[None].float(), affine=torch.as_tensor(affine))
+        for voxels in (head, np.where(head, inside, outside))
+    )
+    with pytest.raises(InputError, match=f"^found {fault}, expected"):
+        tissue_from_t1(t1, brain)
+
+
+@pytest.mark.parametrize("voxel_size", [3.0, 3.6])
+def test_a_voxel_whose_signal_is_not_finite_costs_no_other(heads, scheme, tmp_path, voxel_size):
+    cubes = [np.s_[10:12, 12:14, 9:11], np.s_[6:8, 15:17, 8:10]]
+    found = {}
+    for name in ("whole", "holes"):
+        raw = heads.write_bids(tmp_path / name / "raw", ["sub-01"], dtype=np.float32)["sub-01"]
+        if name == "holes":
+            image = nib.load(raw.dwi)
+            signal = np.array(image.dataobj)
+            signal[(*cubes[0], 5)], signal[(*cubes[1], 0)] = np.nan, np.inf
+            nib.save(nib.Nifti1Image(signal, image.affine), raw.dwi)
+        out = tmp_path / name / "out"
+        mask = heads.write_mask(tmp_path / name / "masks/sub-01/dwi/sub-01_desc-brain_mask.nii.gz", raw.affine)
+        heads.describe(tmp_path / name / "masks", "derivative")
+        prepare_cohort("bids", tmp_path / name / "raw", out, scheme, 1000.0, voxel_size, derivatives=mask.parents[2])
+        (outcome,) = label_cohort(out)
+        assert outcome.failure is None
+        found[name] = {key: nib.load(out / path) for key, path in outcome.result[0].items() if key in FILES}
+        found[name]["notes"] = record(out)["Notes"]
+    affine = found["whole"]["white_matter"].affine
+    assert found["whole"]["notes"] == []
+    (note,) = found["holes"]["notes"]
+    assert re.fullmatch(r"\d+ voxels of the brain left out: their signal is not finite", note)
+    voxels = np.stack(np.meshgrid(*map(np.arange, found["whole"]["white_matter"].shape), indexing="ij"), axis=-1)
+    world = apply_affine(affine, voxels)
+    centres = [apply_affine(raw.affine, [(part.start + part.stop - 1) / 2 for part in cube]) for cube in cubes]
+    away = np.min([np.linalg.norm(world - centre, axis=-1) for centre in centres], axis=0)
+    near, far = away < 2.7, away > 10
+    for key in ("white_matter", "n_peaks"):
+        whole, holes = (np.asarray(found[name][key].dataobj) for name in ("whole", "holes"))
+        assert (whole[near] > 0).any()
+        assert (holes[near] == 0).all()
+        # the response of fibres is an average that changes a little
+        assert (whole == holes)[far & (whole > 0)].mean() > 0.99
+
+
+def test_a_scan_without_a_finite_voxel_is_left_out(cohort, heads):
+    path = cohort.parent / "raw/sub-01/dwi/sub-01_dwi.nii.gz"
+    image = nib.load(path)
+    signal = np.asarray(image.dataobj, dtype=np.float32)
+    signal[..., 3] = np.nan
+    nib.save(nib.Nifti1Image(signal, image.affine), path)
+    files = {"dwi": path} | {end: path.with_name(f"sub-01_dwi.{end}") for end in ("bval", "bvec")}
+    with pytest.raises(InputError, match=r"sub-01_dwi\.nii\.gz: found no voxel of the brain that is finite"):
+        load_shell(files, 1000.0, read_volume(cohort / entries(cohort)["sub-01"]["mask"]))
+
+
+def test_another_order_of_volumes_in_the_json_is_noticed(cohort, heads, tmp_path):
+    affine, shape = grid(4.0)
+    truth = place(heads.world_grid(affine, shape))
+    shares = np.stack([truth == index for index in (FLUID, GRAY, WHITE)], axis=-1)
+    path = write(path_of(tmp_path / "truth", "sub-01", "probseg"), affine, shares, np.float32)
+    sidecar = Path(str(path).replace(".nii.gz", ".json"))
+    sidecar.write_text(json.dumps({"LabelMap": ["WM", "GM", "CSF"]}))
+    assert failure_of(label_cohort(cohort, tmp_path / "truth")) is None
+    assert str(sidecar) in record(cohort)["Sources"]
+    before = np.asarray(nib.load(cohort / entries(cohort)["sub-01"]["tissue"]).dataobj)
+    sidecar.write_text(json.dumps({"LabelMap": ["CSF", "GM", "WM"]}))
+    assert failure_of(label_cohort(cohort, tmp_path / "truth")) is None
+    after = np.asarray(nib.load(cohort / entries(cohort)["sub-01"]["tissue"]).dataobj)
+    assert ((before == WHITE) == (after == FLUID)).all()
+
+
+def test_labels_that_are_cut_off_leave_no_mixture_of_old_and_new(cohort, heads, tmp_path, monkeypatch):
+    affine, shape = grid(4.0)
+    truth = place(heads.world_grid(affine, shape))
+    path = write(path_of(tmp_path / "truth", "sub-01"), affine, truth)
+    label_cohort(cohort, tmp_path / "truth")
+    write(path, affine, np.full(shape, WHITE))
+    right, written = cohort_module.write_nifti, []
+
+    def stop(path, *arguments):
+        if written:
+            raise KeyboardInterrupt
+        written.append(path)
+        right(path, *arguments)
+
+    monkeypatch.setattr(cohort_module, "write_nifti", stop)
+    with pytest.raises(KeyboardInterrupt):
+        label_cohort(cohort, tmp_path / "truth")
+    assert list(cohort.glob("sub-01/dwi/*_desc-labels.json")) == []
+    there = {key for key in FILES if (cohort / entries(cohort)["sub-01"][key]).is_file()}
+    assert there == {"tissue"}
+    assert written == [cohort / entries(cohort)["sub-01"]["tissue"]]
+    # what cannot be labelled then is not listed with what is gone
+    monkeypatch.undo()
+    path.unlink()
+    assert "found none" in failure_of(label_cohort(cohort, tmp_path / "truth"))
+    assert set(entries(cohort)["sub-01"]) & set(FILES) == {"tissue"}
+
+
+def test_a_segmentation_of_all_sessions_without_its_t1_is_noted(heads, scheme, tmp_path, monkeypatch):
+    heads.describe(tmp_path / "raw", "raw")
+    stem = tmp_path / "raw/sub-01/ses-2"
+    heads.write_scan(stem / "dwi/sub-01_ses-2_dwi.nii.gz")
+    affine, shape = grid(4.0)
+    world = heads.world_grid(affine, shape)
+    t1 = write(stem / "anat/sub-01_ses-2_T1w.nii.gz", affine, 100 * heads.in_head(world))
+    write(tmp_path / "truth/sub-01/anat/sub-01_dseg.nii.gz", affine, np.full(shape, WHITE))
+    prepare_cohort("bids", tmp_path / "raw", tmp_path / "out", scheme, voxel_size=VOXEL_SIZE)
+    aligned = registration.Alignment(np.eye(4), shift=0, turn=0, scaling=1, covered=1, dependence=1)
+    monkeypatch.setattr(registration, "align", lambda *images: aligned)
+
+    def notes():
+        (outcome,) = label_cohort(tmp_path / "out", tmp_path / "truth")
+        assert outcome.failure is None
+        return outcome.result[1]["notes"]
+
+    assert notes() == [
+        "sub-01_dseg.nii.gz is one of all sessions without its T1 beside it: placed by this session's T1"
+    ]
+    shutil.copy(t1, tmp_path / "truth/sub-01/anat/sub-01_desc-preproc_T1w.nii.gz")
+    assert notes() == []

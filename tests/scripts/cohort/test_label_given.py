@@ -1,6 +1,7 @@
 """Given segmentations: one truth, written as each tool writes it, is the same labels on the grid of the scan."""
 
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from scripts.cohort.label.given import find_given, given_tissue, in_t1_space
+from scripts.cohort.label.given import find_given, given_tissue, in_t1_space, read_labels, t1_of
 from transforms.errors import InputError
 
 CENTRE = np.array([4.0, -7.0, 11.0])
@@ -141,3 +142,74 @@ def test_two_of_one_kind_and_labels_of_another_tool_are_refused(tmp_path):
     path.write_bytes(b"no image")
     with pytest.raises(InputError, match=r"aseg\.mgz: found no readable image"):
         given_tissue([path], mask)
+
+
+@pytest.mark.parametrize("way", ["BIDS probabilities", "BIDS probabilities in one file", "a BIDS segmentation"])
+def test_a_damaged_file_is_named(grid, heads, orientations, tmp_path, way):
+    affine, world = grid(orientations["LAS"])
+    fill(tmp_path, way, truth_at(world), affine)
+    found = find_given(tmp_path, "sub-01", "sub-01")
+    found[-1].write_bytes(found[-1].read_bytes()[:-1500])
+    mask = MetaTensor(torch.ones(1, 2, 3, 4), affine=torch.eye(4))
+    with pytest.raises(InputError, match=rf"{found[-1].name}: found a damaged file .*, expected a whole NIfTI image"):
+        given_tissue(found, mask)
+
+
+def test_a_fourth_axis_of_one_volume_changes_nothing(tmp_path, affine_of, orientations):
+    truth = np.random.default_rng(0).integers(0, 4, (3, 4, 5)).astype(np.uint8)
+    affine = affine_of(orientations["LAS"])
+    for name, voxels in (("three", truth), ("four", truth[..., None])):
+        save(tmp_path / f"{name}_dseg.nii.gz", voxels, affine)
+    three, four = (read_labels(tmp_path / f"{name}_dseg.nii.gz") for name in ("three", "four"))
+    assert torch.equal(three, four)
+    assert torch.equal(three.affine, four.affine)
+    save(tmp_path / "two_dseg.nii.gz", np.stack([truth, truth], axis=-1), affine)
+    with pytest.raises(InputError, match="found an image of shape 3x4x5x2, expected 3 dimensions"):
+        read_labels(tmp_path / "two_dseg.nii.gz")
+
+
+LONGER = {
+    "all sessions": ("sub-01_ses-2_dir-AP", ["anat/sub-01_dseg"]),
+    "all sessions, shares": ("sub-01_ses-2", [f"anat/sub-01_label-{name}_probseg" for name in ("GM", "WM", "CSF")]),
+    "the T1's entities": ("sub-01", ["anat/sub-01_acq-mprage_run-1_dseg"]),
+    "a session's T1": ("sub-01_ses-2_run-1", ["ses-2/anat/sub-01_ses-2_acq-mprage_rec-norm_desc-aseg_dseg"]),
+    "all sessions, the T1's entities": ("sub-01_ses-2", ["anat/sub-01_acq-mprage_dseg"]),
+}
+
+
+@pytest.mark.parametrize("case", LONGER)
+def test_a_segmentation_goes_by_the_name_of_its_t1(tmp_path, case):
+    scan, names = LONGER[case]
+    voxels = np.ones((2, 3, 4), dtype=np.uint8)
+    # another session's, another diffusion scan's, and none at all in the space of the T1
+    others = ("ses-9/anat/sub-01_ses-9_dseg", "dwi/sub-01_run-7_dseg", "anat/sub-01_acq-a_desc-preproc_T1w")
+    for name in (*names, *others):
+        save(tmp_path / "sub-01" / f"{name}.nii.gz", voxels, np.eye(4))
+    assert find_given(tmp_path, "sub-01", scan) == [tmp_path / "sub-01" / f"{name}.nii.gz" for name in names]
+    assert t1_of(tmp_path / "sub-01" / f"{names[0]}.nii.gz") is None
+    stem = names[0].removesuffix("_dseg").removesuffix("_label-GM_probseg").removesuffix("_desc-aseg")
+    save(tmp_path / "sub-01" / f"{stem}_desc-preproc_T1w.nii.gz", voxels, np.eye(4))
+    assert t1_of(tmp_path / "sub-01" / f"{names[0]}.nii.gz") == tmp_path / f"sub-01/{stem}_desc-preproc_T1w.nii.gz"
+
+
+def test_what_is_nearer_to_the_scan_goes_before_and_two_t1s_are_refused(tmp_path):
+    voxels = np.ones((2, 3, 4), dtype=np.uint8)
+
+    def add(name):
+        save(tmp_path / "sub-01" / f"{name}.nii.gz", voxels, np.eye(4))
+
+    def found():
+        return [path.name for path in find_given(tmp_path, "sub-01", "sub-01_ses-2_dir-AP")]
+
+    # shares of one T1 and labels of another cannot be told apart either
+    for name in ("GM", "WM", "CSF"):
+        add(f"anat/sub-01_run-1_label-{name}_probseg")
+    add("anat/sub-01_run-2_dseg")
+    with pytest.raises(
+        InputError, match=r"found sub-01_run-1_label-GM.*, sub-01_run-2_dseg\.nii\.gz, expected one file"
+    ):
+        found()
+    nearer = ["anat/sub-01", "ses-2/anat/sub-01_ses-2_run-1", "ses-2/anat/sub-01_ses-2", "anat/sub-01_ses-2_dir-AP"]
+    for name in nearer:
+        add(f"{name}_dseg")
+        assert found() == [Path(f"{name}_dseg.nii.gz").name]

@@ -219,7 +219,8 @@ def test_a_segmentation_in_the_t1s_space_comes_to_the_scan_as_the_t1_does(phanto
     away[:3, 3] = [0, 12, 0]
     t1 = cohort / "raw/sub-01/anat/sub-01_T1w.nii.gz"
     image = nib.load(t1)
-    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), away @ image.affine), t1)
+    moved = nib.Nifti1Image(np.array(image.dataobj), away @ image.affine)
+    nib.save(moved, t1)
     given = tmp_path / "fmriprep/sub-01/anat/sub-01_dseg.nii.gz"
     given.parent.mkdir(parents=True)
     nib.save(nib.Nifti1Image(np.asarray(truth.dataobj).astype(np.uint8), away @ to_t1 @ truth.affine), given)
@@ -241,8 +242,17 @@ def test_a_segmentation_in_the_t1s_space_comes_to_the_scan_as_the_t1_does(phanto
     prepare_cohort("bids", cohort / "raw", cohort / "prepared")
     assert overlap() < 0.6
     remark = "sub-01_dseg.nii.gz lies in the space of a T1 that is not there: placed by its affine alone"
-    assert record(cohort / "prepared")["Notes"] == [remark]
-    assert f"sub-01: {remark}" in capfd.readouterr().err
+    doubt = "white matter overlaps the diffusion tensor's with a Dice of"
+    first, second = record(cohort / "prepared")["Notes"]
+    assert first == remark
+    assert second.startswith(doubt)
+    assert f"sub-01: {remark}; {doubt}" in capfd.readouterr().err
+    # fMRIPrep's own T1 beside it says where it lies
+    own = given.with_name("sub-01_desc-preproc_T1w.nii.gz")
+    nib.save(moved, own)
+    assert overlap() > 0.85
+    assert record(cohort / "prepared")["Notes"] == []
+    assert str(own) in record(cohort / "prepared")["Sources"]
 
 
 def test_correlation_ratio_is_one_for_a_function_and_none_for_noise():

@@ -174,6 +174,31 @@ def test_beyond_the_field_of_view_is_background_and_probabilities_still_add_up(c
     np.testing.assert_allclose(found[..., 0], 1 - white, atol=2.5 / 65535)
 
 
+def test_a_sidecar_says_what_a_result_was_made_of_and_its_folder_is_described_once(case, checkpoint, heads, tmp_path):
+    raw, data = case
+    mask = heads.write_mask(tmp_path / "mask.nii.gz", raw.affine)
+    data = {**data, "brain_mask": str(mask), "pred": data["image"].clone()}
+    out = tmp_path / "out"
+    SaveRestoration(str(out), str(checkpoint), 1000.0)(data)
+    SaveTissue(str(out), str(checkpoint), 1000.0)({**data, "pred": data["mask"].expand(4, -1, -1, -1) / 4})
+    for name in ("restored_dwi", "tissue_dseg", "tissue_probseg"):
+        sidecar = json.loads((out / f"sub-01_ses-2_desc-{name}.json").read_text())
+        assert sidecar["Sources"] == [str(path) for path in (raw.dwi, raw.bval, raw.bvec, mask)]
+        assert sidecar["SourceChecksums"][str(mask)] == hashlib.sha256(mask.read_bytes()).hexdigest()
+        assert sidecar["BValue"] == 1000
+        assert sidecar["VoxelSize"] == [4, 4, 4]
+    description = out / "dataset_description.json"
+    content = json.loads(description.read_text())
+    assert content["DatasetType"] == "derivative"
+    assert content["Name"]
+    assert content["BIDSVersion"]
+    assert content["GeneratedBy"][0]["Name"] == "dmri-pretraining"
+    # one that is there stays
+    description.write_text('{"Name": "mine"}')
+    SaveRestoration(str(out), str(checkpoint), 1000.0)(data)
+    assert json.loads(description.read_text()) == {"Name": "mine"}
+
+
 def test_find_scan_lists_only_what_was_given(heads, tmp_path):
     raw = heads.write_scan(tmp_path / "a_dwi.nii.gz", mask=tmp_path / "mask.nii.gz")
     assert find_scan(str(raw.dwi)) == [{"dwi": str(raw.dwi)}]

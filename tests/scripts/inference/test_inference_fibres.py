@@ -6,10 +6,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from torch import nn
 
 from scripts.inference import MeanAxesd, MeanProbabilitiesd, SaveCrossings, SaveDirection, load_networks
+from transforms.errors import InputError
 
 AXIS = np.array([0.48, -0.64, 0.6])
 
@@ -73,6 +75,48 @@ def test_counts_are_those_of_white_matter_and_none_elsewhere(case, checkpoint, h
     np.testing.assert_allclose(probabilities[x > 6], np.tile([1.0, 0, 0, 0], ((x > 6).sum(), 1)), atol=1e-8)
 
 
+def test_what_lies_outside_white_matter_does_not_mix_with_what_lies_inside(case, checkpoint, heads, tmp_path):
+    """Across its border the axis turns, another count is certain, and the members are far apart."""
+    _, data = case
+    white = left_half(data, heads)
+    inside = white > 0.5
+    other = np.cross(AXIS, [1.0, 0.0, 0.0])
+    axes = [torch.tensor(axis, dtype=torch.float32)[:, None, None, None] for axis in (AXIS, other)]
+    counts = [torch.tensor(p)[:, None, None, None] for p in ([0.1, 0.2, 0.6, 0.1], [0.0, 0.0, 0.0, 1.0])]
+    data = {**data, "white_matter": white}
+
+    directions = {"pred": torch.where(inside, *axes), "disagreement": torch.where(inside, 5.0, 90.0)}
+    SaveDirection(str(tmp_path), str(checkpoint), 1000.0)({**data, **directions})
+    peaks, _ = read(tmp_path / "sub-01_ses-2_desc-peak_dwi.nii.gz")
+    apart, _ = read(tmp_path / "sub-01_ses-2_desc-peakdisagreement_map.nii.gz")
+    there = np.linalg.norm(peaks, axis=-1) > 0
+    np.testing.assert_allclose(np.abs(peaks[there] @ AXIS), 1, atol=1e-5)
+    np.testing.assert_allclose(apart[there], 5, atol=1e-3)
+    assert (apart[~there] == 0).all()
+
+    classes = {"pred": torch.where(inside, *counts), "disagreement": torch.where(inside, 0.25, 1.0)}
+    SaveCrossings(str(tmp_path), str(checkpoint), 1000.0)({**data, **classes})
+    found = nib.load(tmp_path / "sub-01_ses-2_desc-npeaks_probseg.nii.gz").get_fdata()
+    apart = nib.load(tmp_path / "sub-01_ses-2_desc-npeaksdisagreement_map.nii.gz").get_fdata()
+    expected = np.where(there[..., None], [0.1, 0.2, 0.6, 0.1], [1.0, 0.0, 0.0, 0.0])
+    np.testing.assert_allclose(found, expected, atol=2 / 65535)
+    np.testing.assert_allclose(apart, np.where(there, 0.25, 0), atol=2 / 65535)
+
+
+@pytest.mark.parametrize("save", [SaveDirection, SaveCrossings])
+def test_an_answer_that_is_no_number_makes_no_map(case, checkpoint, heads, tmp_path, save):
+    raw, data = case
+    white = left_half(data, heads)
+    pred = torch.full((3 if save is SaveDirection else 4, *white.shape[1:]), 0.25)
+    pred[1, *torch.nonzero(white[0])[0]] = torch.nan
+    data = {**data, "dwi": str(raw.dwi), "pred": pred, "white_matter": white}
+    with pytest.raises(
+        InputError, match=r"sub-01_ses-2_dwi\.nii\.gz: found NaN or infinity in 1 voxels of the network's"
+    ):
+        save(str(tmp_path), str(checkpoint), 1000.0)(data)
+    assert not list(tmp_path.iterdir())
+
+
 def test_several_networks_leave_a_map_of_their_disagreement(case, checkpoint, heads, tmp_path):
     _, data = case
     pred = torch.zeros(3, *data["image"].shape[1:])
@@ -110,6 +154,16 @@ def test_mean_of_axes_ignores_their_signs():
     assert MeanAxesd(same, 3)({"pred": axes(70, 70, 70, signs=[1, -1, 1])})["disagreement"].item() < 0.1
 
 
+def test_where_no_network_has_an_axis_the_ensemble_has_none_and_agrees():
+    """So it is outside of the brain; NaN of a member stays NaN."""
+    found = MeanAxesd(same, 2)({"pred": torch.zeros(6, 1, 1, 1)})
+    assert found["pred"].flatten().tolist() == [0, 0, 0]
+    assert found["disagreement"].item() == 0
+    found = MeanAxesd(same, 2)({"pred": torch.cat([axes(20), torch.full((3, 1, 1, 1), torch.nan)])})
+    assert found["pred"].isnan().all()
+    assert found["disagreement"].isnan().all()
+
+
 def test_mean_of_probabilities_and_their_distance():
     pred = torch.tensor([1.0, 0, 0, 0.5, 0.5, 0]).reshape(-1, 1, 1, 1)
     found = MeanProbabilitiesd(same, 2)({"pred": pred})
@@ -145,6 +199,23 @@ def test_an_ensemble_has_each_checkpoint_once(tmp_path):
     torch.testing.assert_close(load_networks(nn.Conv3d(2, 4, 1), paths[:1])(image), single[0])
     with pytest.raises(SystemExit, match=r"missing\.pt: no such file"):
         load_networks(nn.Conv3d(2, 4, 1), [paths[0], str(tmp_path / "missing.pt")])
+
+
+@pytest.mark.parametrize("task", ["segmentation", "crossings", "direction"])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("a.pt", ["a.pt"]),
+        (["a.pt", "b.pt"], ["a.pt", "b.pt"]),
+        (("a.pt", "b.pt"), ["a.pt", "b.pt"]),
+        (None, ["one.pt"]),
+    ],
+)
+def test_an_ensemble_is_one_file_or_several(task, given, expected):
+    parser = ConfigParser()
+    parser.read_config(f"bundle/configs/inference_{task}.json")
+    parser["ensemble"], parser["checkpoint"] = given, "one.pt"
+    assert parser.get_parsed_content("checkpoints") == expected
 
 
 def test_prediction_keeps_the_network_s_grid():

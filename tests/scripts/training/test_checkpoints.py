@@ -274,7 +274,7 @@ def test_a_network_is_not_applied_to_scans_prepared_in_another_way(pretrained, t
     same = {"bvalue": 1000, "voxel_size": 2.4, "scheme": None}
     load_network(pretrained, str(path), same)
     load_network(pretrained, str(path), {**same, "scheme": default_scheme().tolist()})
-    with pytest.raises(SystemExit, match=r"trained at voxel_size 2\.4, expected 3; prepare the scans with --voxel_size 2\.4"):
+    with pytest.raises(SystemExit, match=r"at voxel_size 2\.4, expected 3; prepare the scans with --voxel_size 2\.4"):
         load_network(pretrained, str(path), {**same, "voxel_size": 3})
     with pytest.raises(SystemExit, match="trained at bvalue 1000, expected 2000"):
         load_network(pretrained, str(path), {**same, "bvalue": 2000})
@@ -294,3 +294,15 @@ def test_a_network_is_not_applied_to_another_task(pretrained, tmp_path):
         load_networks(pretrained, [str(path), str(path)], task="segmentation")
     torch.save({"network": pretrained.state_dict()}, path)
     load_network(pretrained, str(path), task="segmentation")
+
+
+def test_a_training_that_goes_on_has_the_learning_rate_of_its_config(pretrained, tmp_path):
+    def train(rate, epochs, resume):
+        optimizer = torch.optim.Adam(pretrained.parameters(), lr=rate)
+        trainer = Engine(lambda *_: None)
+        TrainingCheckpoint(str(tmp_path), {"optimizer": optimizer}, resume).attach(trainer)
+        trainer.run([0], max_epochs=epochs)
+        return optimizer.param_groups[0]["lr"], trainer.state.epoch
+
+    assert train(0.01, 1, resume=False) == (0.01, 1)
+    assert train(0.002, 2, resume=True) == (0.002, 2)

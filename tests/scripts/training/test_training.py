@@ -18,6 +18,7 @@ from monai.engines import SupervisedTrainer
 from monai.transforms import Compose, RandGaussianNoised, RandScaleIntensityd
 from monai.utils import set_determinism
 
+from scripts.engines import run
 from scripts.files import read_json, write_json
 from scripts.training.batch import SelfSupervisedBatch
 from scripts.training.checkpoints import read_checkpoint
@@ -325,3 +326,23 @@ def test_the_validation_corrupts_the_same_way_in_each_epoch(trainings):
     values = {point.value for point in _history(trainings, "straight", "val_loss_of_input")}
     assert len(values) == 1
     assert values.pop() > 0
+
+
+@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
+def test_mixed_precision_does_not_scale_the_loss(monkeypatch):
+    """Scaling is for float16, and waits for the GPU in every step."""
+    monkeypatch.setattr("torch.cuda.amp.GradScaler", lambda: torch.amp.GradScaler("cpu"))
+    network = torch.nn.Conv3d(1, 1, 1)
+    trainer = SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=1,
+        train_data_loader=[{"image": torch.ones(1, 1, 2, 3, 4), "label": torch.zeros(1, 1, 2, 3, 4)}],
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
+        loss_function=torch.nn.L1Loss(),
+        amp=True,
+    )
+    before = network.weight.clone()
+    run(trainer)
+    assert not torch.equal(network.weight, before)
+    assert not trainer.scaler.is_enabled()

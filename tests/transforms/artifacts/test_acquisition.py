@@ -114,15 +114,25 @@ def single_fibre(directions, axis):
     return np.exp(-1000 * (0.3e-3 + 1.4e-3 * (directions @ axis) ** 2))
 
 
+@pytest.mark.parametrize("fibres", [[(0.6, 0.64, 0.48)], [(0.6, 0.64, 0.48), (0.8, -0.6, 0.0)]], ids=["one", "two"])
 @pytest.mark.parametrize("degrees", [(0.0, 0.0, 15.0), (10.0, 0.0, 0.0), (8.0, -12.0, 20.0)])
-def test_a_turned_head_has_the_signal_of_its_turned_fibres(degrees):
-    """Of a head that is one piece of fibres, turned as a whole; SH fits of 64 directions are not exact."""
-    axis = np.array([0.6, 0.64, 0.48])
-    at_rest, turned = (single_fibre(SCHEME, a) for a in (axis, rotation_matrix(degrees) @ axis))
+def test_a_turned_head_has_the_signal_of_its_turned_fibres(degrees, fibres):
+    """Of a head that is one piece of fibres, turned as a whole."""
+    rotation = rotation_matrix(degrees)
+    at_rest, turned = (
+        np.mean([single_fibre(SCHEME, matrix @ fibre) for fibre in fibres], axis=0) for matrix in (np.eye(3), rotation)
+    )
     change = perfect(64, degrees=[list(degrees)] * 64).turned_signal(SCHEME) @ at_rest - at_rest
-    assert np.abs(turned - at_rest).max() > 0.05
-    assert np.corrcoef(change, turned - at_rest)[0, 1] > 0.98
-    assert np.abs(change - (turned - at_rest)).max() < 0.25 * np.abs(turned - at_rest).max()
+    assert np.abs(turned - at_rest).max() > 0.03
+    assert np.abs(change - (turned - at_rest)).max() < 0.01 * np.abs(turned - at_rest).max()
+
+
+def test_directions_that_determine_little_have_a_series_of_lower_order():
+    """45 axes are enough for order 8 by number, but random ones determine it badly."""
+    random = torch.randn(45, 3, generator=generator(3), dtype=torch.float64).numpy()
+    random /= np.linalg.norm(random, axis=1, keepdims=True)
+    matrix = perfect(45, degrees=[[1.0, 0.0, 0.0]] * 45).turned_signal(random)
+    assert np.linalg.norm(matrix - np.eye(45), 2) < 2
 
 
 def test_a_volume_that_does_not_turn_keeps_its_signal_exactly():

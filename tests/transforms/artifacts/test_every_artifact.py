@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from artifact_scans import ARTIFACTS, NOTHING, SHAPE, generator, make_scan
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from transforms.artifacts import (
     PRESETS,
@@ -220,3 +221,37 @@ def test_unusable_input_is_named():
         ArtifactParams.from_dict({"artifact": "rain"})
     with pytest.raises(InputError, match="found 3 coefficients, expected 4"):
         BiasFieldParams(order=1, coefficients=[0.1] * 3).apply(image)
+
+
+class CountedOperations(TorchDispatchMode):
+    """Counts what torch is asked to do."""
+
+    def __init__(self):
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.number += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["normal", "strong"])
+def test_more_directions_are_not_more_operations(name):
+    """On a GPU each is a kernel that has to be launched."""
+    counts = []
+    for directions in (32, 64):
+        image = torch.zeros(directions, 9, 10, 11)
+        drawn = [artifact.sample(generator(1), image.shape) for artifact in preset(name)]
+        with CountedOperations() as counted:
+            apply_artifacts(image[None], [drawn])
+        counts.append(counted.number)
+    assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.parametrize("name", ["normal", "strong"])
+def test_no_artifact_reads_the_image_back(name):
+    """Tensors without memory cannot be read; on a GPU, reading would wait for all that was asked of it so far."""
+    image = torch.zeros(16, 9, 10, 11, device="meta")
+    # noise is drawn by torch itself on a GPU, in slabs on anything else
+    drawn = [artifact.sample(generator(1), image.shape) for artifact in preset(name) if artifact.name != "noise"]
+    assert apply_artifacts(image[None], [drawn]).shape == (1, *image.shape)
