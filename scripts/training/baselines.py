@@ -20,6 +20,7 @@ from monai.engines import SupervisedEvaluator
 from monai.transforms import Transform
 from rich.console import Console
 from rich.table import Table
+from scipy import ndimage
 from torch import nn
 
 from scripts.cohort.datalist import describe_input
@@ -29,6 +30,7 @@ from scripts.cohort.label.raw import Shell
 from scripts.errors import exits_on_input_error
 from scripts.files import whole_file
 from scripts.training.tracking import ScanTable
+from transforms.errors import InputError
 from transforms.targets import TISSUES, decode_direction, encode_direction
 from transforms.targets.direction import CHANNELS
 from transforms.targets.peak_count import MAX_PEAKS
@@ -93,12 +95,16 @@ def direction_by_tensor(image: torch.Tensor, gradients: np.ndarray, encoding: st
 
 
 def deconvolve(image: torch.Tensor, gradients: np.ndarray) -> Fibres:
-    """Deconvolve attenuations as the labels are made of the scan itself, wherever FA is above ``LEAST_FA``."""
+    """Deconvolve attenuations as the labels are made of the scan itself, wherever FA is above ``LEAST_FA``.
+
+    The response is of voxels off the brain's rim, which is anisotropic by movement.
+    """
     signal = image.cpu().numpy().astype(np.float32)
     inside = np.asarray(signal.any(axis=0))
     shell = Shell(signal, b0=np.ones(inside.shape, np.float32), gradients=gradients, mask=inside, affine=np.eye(4))
     tensor = fit_shell(shell)
-    return find_fibres(shell, tensor, inside & (tensor.fa > LEAST_FA))
+    clear = ndimage.binary_erosion(inside) & (tensor.md < MAX_MD)
+    return find_fibres(shell, tensor, inside & (tensor.fa > LEAST_FA), clear)
 
 
 def count_by_deconvolution(image: torch.Tensor, gradients: np.ndarray) -> torch.Tensor:
@@ -220,7 +226,12 @@ def compare(
                 additional_metrics={metric: metrics[metric] for metric in others},
                 val_handlers=[ScanTable(str(table), classes)],
             )
-            other.run()
+            try:
+                other.run()
+            except InputError as error:
+                # one method that cannot answer leaves the comparison with the others
+                console.print(f"{name}: left out: {error}", highlight=False, soft_wrap=True)
+                continue
             means[name] = dict(other.state.metrics)
             rows += _read(name, table)
     with whole_file(Path(folder) / "baselines.csv") as partial, partial.open("w", newline="") as file:

@@ -53,6 +53,17 @@ def test_table_shows_what_the_evaluations_measured(demo):
         assert f"{np.mean(means):.4f}" in row
 
 
+def test_networks_beat_one_answer_for_all_voxels(demo):
+    folder, _ = demo
+    for name in ("artifact_removal", "random"):
+        with open(folder / f"segmentation_{name}" / "evaluation" / "baselines.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        methods = dict.fromkeys(row["method"] for row in rows)
+        assert list(methods) == ["network", "majority class", "FA and MD thresholds"]
+        mean = {method: np.mean([float(row["value"]) for row in rows if row["method"] == method]) for method in methods}
+        assert mean["network"] > mean["majority class"] + 0.1
+
+
 def test_results_lie_on_the_scan_and_agree_with_the_truth(demo):
     folder, _ = demo
     assert all((folder / "results" / name).stat().st_size > 0 for name in RESULTS)

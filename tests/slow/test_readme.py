@@ -46,7 +46,10 @@ def test_every_command_runs_in_a_fresh_copy(demo, clone, environment):
         "runs/autoencoder/model.pt",
         "runs/finetune/model.pt",
         "runs/finetune/evaluation/metrics.csv",
+        "runs/finetune/evaluation/baselines.csv",
+        "results/dataset_description.json",
         "results/sub-01_desc-tissue_dseg.nii.gz",
+        "results/sub-01_desc-peak_dwi.nii.gz",
         "results/sub-01_desc-restored_dwi.nii.gz",
         "mlflow.db",
     ):

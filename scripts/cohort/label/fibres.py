@@ -98,19 +98,20 @@ def estimate_response(shell: Shell, tensor: Tensor, white: np.ndarray) -> Respon
     )
 
 
-def find_fibres(shell: Shell, tensor: Tensor, white: np.ndarray) -> Fibres:
+def find_fibres(shell: Shell, tensor: Tensor, white: np.ndarray, clear: np.ndarray | None = None) -> Fibres:
     """Deconvolve the signals of white matter and find the peaks (Tournier et al., NeuroImage 35:1459-1472, 2007).
 
     Args:
         shell: with the scan's own directions; the order is the highest that they determine, at most 8.
         tensor: of the same scan.
         white: mask of white matter, shape ``(X, Y, Z)``.
+        clear: the part of it in which the response is looked for, by default all.
 
     Raises:
         NoFibresError: no response can be estimated.
     """
     white = white & shell.mask & (shell.b0 > 0)
-    response = estimate_response(shell, tensor, white)
+    response = estimate_response(shell, tensor, white if clear is None else white & clear)
     directions = shell.gradients[:, :3]
     order = sh_order(directions, MAX_SH_ORDER)
     # DIPY warns of its basis, which is used here by its own functions alone, and of voxels in which noise kept the

@@ -3,10 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from monai.data import DataLoader, MetaTensor
+from monai.engines import SupervisedEvaluator
+from monai.handlers import IgniteMetricHandler, from_engine
+from monai.transforms import Compose
 from scipy.spatial.transform import Rotation
 
+from scripts.files import write_json
 from scripts.training import baselines as module
-from scripts.training.metrics import angular_error
+from scripts.training.metrics import Accuracy, angular_error
 from transforms.scheme import default_scheme
 from transforms.targets import TISSUES, decode_direction, encode_direction
 
@@ -121,3 +126,34 @@ def test_every_task_has_its_floor(task, channels, names):
     assert names <= set(found)
     for name in names:
         assert found[name](torch.full((1, 64, *SHAPE), 0.5)).shape == (1, channels, *SHAPE)
+
+
+def test_a_method_that_cannot_answer_leaves_the_others(tmp_path, capsys):
+    """Of a ball without anisotropy nothing can be deconvolved."""
+    (tmp_path / "scans.csv").write_text("scan,metric,class,value\nsub-01,val_accuracy,,0.25\n")
+    np.savetxt(tmp_path / "scheme.bvec", default_scheme().T)
+    write_json(tmp_path / "dataset_description.json", {"Preparation": {"bvalue": 1000.0, "voxel_size": 2.4}})
+    scan = {"scan": "sub-01", "image": torch.full((64, *SHAPE), 0.5), "label": torch.ones(1, *SHAPE)}
+    metric = IgniteMetricHandler(metric_fn=Accuracy(), output_transform=from_engine(["pred", "label"]))
+    network = module.Voxelwise(module.constant(torch.eye(4)[1]))
+    evaluator = SupervisedEvaluator(torch.device("cpu"), [], network, key_val_metric={"val_accuracy": metric})
+    evaluator.state.metrics["val_accuracy"] = 0.25
+    loader = DataLoader([scan], batch_size=1)
+    module.compare(
+        evaluator,
+        loader,
+        Compose([]),
+        {"val_accuracy": metric},
+        {},
+        "crossings",
+        4,
+        str(tmp_path),
+        [{"label": MetaTensor(scan["label"])}],
+        str(tmp_path),
+    )
+    rows = [line.split(",") for line in (tmp_path / "baselines.csv").read_text().splitlines()]
+    assert rows[1:] == [
+        ["network", "sub-01", "val_accuracy", "", "0.25"],
+        ["majority class", "sub-01", "val_accuracy", "", "1.0"],
+    ]
+    assert "deconvolution: left out: found 0 voxels of white matter" in capsys.readouterr().out

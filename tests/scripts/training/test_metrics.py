@@ -1,13 +1,19 @@
 """Metrics of the tasks against scikit-learn and SciPy, per scan and then over scans."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
+from monai.transforms import Compose
 from scipy.linalg import subspace_angles
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, mean_squared_error, recall_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, mean_squared_error, recall_score
 
 from scripts.training.metrics import Accuracy, AngleError, AngularError, Recall, angular_error
 from transforms import InputError, encode_direction
+
+CONFIGS = Path(__file__).parents[3] / "bundle" / "configs"
 
 SHAPES = [(3, 5, 4), (6, 2, 3), (4, 4, 7)]
 """Scans of several sizes."""
@@ -154,3 +160,23 @@ def test_a_prediction_that_is_nan_shows(name):
     metric, channels, labels = METRICS[name]
     prediction = torch.full((channels, 3, 4, 2), torch.nan)
     assert np.isnan(evaluate(metric, [(prediction, torch.ones(labels, 3, 4, 2))])[1])
+
+
+def test_the_macro_f1_of_a_segmentation_is_that_of_scikit_learn():
+    """By the metric and the decoding that the configs have; nothing counts as predicted outside the brain mask."""
+    parser = ConfigParser()
+    parser.read_config([str(CONFIGS / f"{name}.json") for name in ("finetune", "segmentation")])
+    decode = Compose(parser.get_parsed_content("decode"))
+    pairs, expected = [], []
+    for seed, shape in enumerate(SHAPES):
+        generator = torch.Generator().manual_seed(seed)
+        logits = torch.randn(4, *shape, generator=generator)
+        mask = (torch.rand(1, *shape, generator=generator) > 0.3).float()
+        target = torch.randint(0, 4, (1, *shape), generator=generator).float() * mask
+        decoded = decode({"pred": logits, "label": target, "mask": mask})
+        pairs.append((decoded["pred"], decoded["label"]))
+        found = (logits.argmax(dim=0) * mask[0]).flatten()
+        expected.append(f1_score(target.flatten(), found, average=None, labels=[1, 2, 3]))
+    values, mean = evaluate(parser.get_parsed_content("key_metric")["val_macro_f1"].metric_fn, pairs)
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
+    assert mean == pytest.approx(np.mean(expected), rel=1e-6)
