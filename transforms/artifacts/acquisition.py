@@ -27,7 +27,7 @@ from transforms.artifacts.base import (
     uniform,
     whole_number,
 )
-from transforms.artifacts.eddy import EddyParams
+from transforms.artifacts.eddy import MIN_STRETCH, EddyParams
 from transforms.artifacts.motion import read_positions, rotation_matrix
 from transforms.artifacts.noise import SEEDS, gaussian
 from transforms.artifacts.rows import along_axis, as_rows, by_slabs, from_rows, k_space_filter, on_device
@@ -83,13 +83,15 @@ class AcquisitionParams(ArtifactParams):
     def eddy(self, directions: np.ndarray) -> EddyParams:
         """Displacement of each direction: linear in the gradient, so that g and -g are opposite, plus quadratic.
 
+        The stretch is at least ``MIN_STRETCH``.
+
         Args:
             directions: unit vectors in world RAS, ``(C, 3)``.
         """
         x, y, z = directions.T
         products = np.stack([x * x, y * y, z * z, x * y, x * z, y * z])
         terms = np.array(self.eddy_linear) @ directions.T + np.array(self.eddy_quadratic) @ products
-        return EddyParams(self.axis, (1 + terms[0]).tolist(), *terms[1:].tolist())
+        return EddyParams(self.axis, np.maximum(1 + terms[0], MIN_STRETCH).tolist(), *terms[1:].tolist())
 
     def turned_signal(self, directions: np.ndarray) -> np.ndarray:
         """Matrix ``(C, C)`` from the signals of the head at rest to those of its turned positions.
