@@ -57,8 +57,7 @@ def _start_worker() -> None:
 
 def _attempt_in_worker(task: Callable[[Item], Any], item: Item) -> Outcome[Item]:
     """Call ``task``; a process that is told to end meanwhile first takes its half-written files away."""
-    # default_int_handler raises KeyboardInterrupt
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _interrupt_once)
     try:
         return _attempt(task, item)
     except KeyboardInterrupt:
@@ -67,6 +66,13 @@ def _attempt_in_worker(task: Callable[[Item], Any], item: Item) -> Outcome[Item]
         os._exit(128 + signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _interrupt_once(number: int, frame: object) -> None:
+    # the pool and the end of the first process may both tell this one to end; the second must not disturb what the
+    # first has begun
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _end_with_parent() -> None:

@@ -196,3 +196,32 @@ def test_a_stopped_command_leaves_no_process_and_no_half_written_file(tmp_path, 
 
     _wait_for(no_process_is_left, 20)
     assert [path.name for path in out.iterdir()] == ["0"]
+
+
+def test_a_process_that_is_told_to_end_twice_takes_its_files_away_in_peace(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        """
+import os, signal, sys, time
+from pathlib import Path
+from scripts.jobs import _attempt_in_worker
+
+def task(path):
+    path.touch()
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)
+        path.unlink()
+
+_attempt_in_worker(task, Path(sys.argv[1]))
+"""
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, program, tmp_path / "half"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert done.stderr == ""
+    assert not (tmp_path / "half").exists()
