@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from scripts.cohort.datalist import SPLITS, read_datalist
-from scripts.cohort.label.cohort import dice
+from scripts.cohort.label.scan import dice
 from scripts.cohort.phantom.truth import at_nearest_voxels
 from scripts.training.metrics import angular_error
 

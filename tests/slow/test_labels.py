@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from scripts.cohort.label import label_cohort
-from scripts.cohort.label.cohort import dice
+from scripts.cohort.label.scan import dice
 from scripts.cohort.phantom import write_phantom
 from scripts.cohort.phantom.truth import at_nearest_voxels
 from scripts.cohort.prepare import prepare_cohort

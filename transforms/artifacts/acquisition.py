@@ -30,7 +30,7 @@ from transforms.artifacts.base import (
 from transforms.artifacts.eddy import MIN_STRETCH, EddyParams
 from transforms.artifacts.motion import read_positions, rotation_matrix
 from transforms.artifacts.noise import SEEDS, gaussian
-from transforms.artifacts.rows import along_axis, as_rows, by_slabs, from_rows, k_space_filter, on_device
+from transforms.artifacts.rows import along_axis, as_rows, by_slabs, cut, from_rows, k_space_filter, on_device
 from transforms.attenuation import Attenuation
 from transforms.errors import InputError
 from transforms.qspace import MIN_SH_ORDER, fit_matrix, sh_basis, sh_order
@@ -178,10 +178,10 @@ class AcquisitionParams(ArtifactParams):
         across = 1 if self.axis == 0 else 0
 
         def slab(part: slice) -> torch.Tensor:
-            here = signal.narrow(across, part.start, part.stop - part.start)
+            here = cut(signal, across, part)
             complex_ = torch.stack([here * math.cos(half), along_axis(alternate, here, self.axis) * math.sin(half)])
             if noise:
-                drawn = [one.narrow(across, part.start, part.stop - part.start) for one in noise]
+                drawn = [cut(one, across, part) for one in noise]
                 complex_ = complex_ + torch.stack(drawn) * sigma
             # unlike torch.hypot it has a gradient where both are 0
             return torch.linalg.vector_norm(complex_, dim=0)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from transforms.artifacts.base import Artifact, ArtifactParams, ScanInfo, check_integer, check_range, uniform
-from transforms.artifacts.rows import by_slabs, on_device
+from transforms.artifacts.rows import by_slabs, cut, on_device
 from transforms.errors import InputError
 
 MIN_STRETCH = 0.5
@@ -77,9 +77,8 @@ class EddyParams(ArtifactParams):
         def slab(part: slice) -> torch.Tensor:
             here = source
             for offset in offsets:
-                size = offset.shape[across]
-                here = here - (offset if size == 1 else offset.narrow(across, part.start, part.stop - part.start))
-            return self._between(rows.narrow(across, part.start, part.stop - part.start), here, 1 / stretch)
+                here = here - (offset if offset.shape[across] == 1 else cut(offset, across, part))
+            return self._between(cut(rows, across, part), here, 1 / stretch)
 
         return by_slabs(rows, across, slab)
 

@@ -33,6 +33,11 @@ def slabs(n: int) -> Iterator[slice]:
         yield slice(start, min(start + step, n))
 
 
+def cut(tensor: torch.Tensor, axis: int, slab: slice) -> torch.Tensor:
+    """Planes of one slab along an axis, a view."""
+    return tensor.narrow(axis, slab.start, slab.stop - slab.start)
+
+
 def by_slabs(
     rows: torch.Tensor, axis: int, function: Callable[[slice], torch.Tensor], result: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -41,12 +46,11 @@ def by_slabs(
     On a GPU, where each kernel costs a launch, the whole image is one slab. Else it is written over ``result``, where
     that is given.
     """
-    if rows.is_cuda:
+    if rows.device.type != "cpu":
         return function(slice(0, rows.shape[axis]))
     result = torch.empty_like(rows) if result is None else result
     for slab in slabs(rows.shape[axis]):
-        part = slab.stop - slab.start
-        result.narrow(axis, slab.start, part).copy_(function(slab))
+        cut(result, axis, slab).copy_(function(slab))
     return result
 
 

@@ -14,10 +14,10 @@ from monai.data import MetaTensor
 from nibabel.affines import apply_affine
 
 from scripts.cohort.datalist import SPLITS, load_entries, read_datalist
-from scripts.cohort.label import cohort as cohort_module
 from scripts.cohort.label import label_cohort, registration
-from scripts.cohort.label.cohort import FILES
+from scripts.cohort.label import scan as scan_module
 from scripts.cohort.label.raw import load_shell, read_t1, read_volume
+from scripts.cohort.label.scan import FILES
 from scripts.cohort.label.tissue import tissue_from_t1
 from scripts.cohort.prepare import prepare_cohort
 from transforms.errors import InputError
@@ -346,7 +346,7 @@ def test_labels_that_are_cut_off_leave_no_mixture_of_old_and_new(cohort, heads, 
     path = write(path_of(tmp_path / "truth", "sub-01"), affine, truth)
     label_cohort(cohort, tmp_path / "truth")
     write(path, affine, np.full(shape, WHITE))
-    right, written = cohort_module.write_nifti, []
+    right, written = scan_module.write_nifti, []
 
     def stop(path, *arguments):
         if written:
@@ -354,7 +354,7 @@ def test_labels_that_are_cut_off_leave_no_mixture_of_old_and_new(cohort, heads, 
         written.append(path)
         right(path, *arguments)
 
-    monkeypatch.setattr(cohort_module, "write_nifti", stop)
+    monkeypatch.setattr(scan_module, "write_nifti", stop)
     with pytest.raises(KeyboardInterrupt):
         label_cohort(cohort, tmp_path / "truth")
     assert list(cohort.glob("sub-01/dwi/*_desc-labels.json")) == []

@@ -14,9 +14,9 @@ from nibabel.affines import apply_affine
 from scripts.cohort.datalist import SPLITS, read_datalist
 from scripts.cohort.label import label_cohort
 from scripts.cohort.label import registration as alignment
-from scripts.cohort.label.cohort import dice
 from scripts.cohort.label.quality import flag_outliers
 from scripts.cohort.label.registration import correlation_ratio
+from scripts.cohort.label.scan import dice
 from scripts.cohort.phantom import write_phantom
 from scripts.cohort.phantom.truth import at_nearest_voxels
 from scripts.cohort.prepare import prepare_cohort

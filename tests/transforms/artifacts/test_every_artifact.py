@@ -252,6 +252,6 @@ def test_more_directions_are_not_more_operations(name):
 def test_no_artifact_reads_the_image_back(name):
     """Tensors without memory cannot be read; on a GPU, reading would wait for all that was asked of it so far."""
     image = torch.zeros(16, 9, 10, 11, device="meta")
-    # noise is drawn by torch itself on a GPU, in slabs on anything else
+    # noise comes from a generator of the device, and this one has none
     drawn = [artifact.sample(generator(1), image.shape) for artifact in preset(name) if artifact.name != "noise"]
     assert apply_artifacts(image[None], [drawn]).shape == (1, *image.shape)
