@@ -16,6 +16,7 @@ from monai.data import MetaTensor
 from monai.transforms import (
     Compose,
     CropForegroundd,
+    DeleteItemsd,
     MapTransform,
     MaskIntensityd,
     Orientationd,
@@ -180,6 +181,25 @@ class LoadScand(Transform):
         return result
 
 
+class FiniteSignald(Transform):
+    """Take a voxel of which one volume is not finite out of all volumes: its signal and b0 are 0, in place.
+
+    Resampling would spread what is not finite. A voxel that is 0 in signal and b0 alike leaves the attenuation of
+    resampled neighbours as it is.
+
+    Expects ``image`` ``(N, X, Y, Z)`` and ``b0`` ``(1, X, Y, Z)``. Adds ``finite`` ``(1, X, Y, Z)``, 1 or 0.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Take them out."""
+        image, b0 = data["image"].as_tensor(), data["b0"].as_tensor()
+        # a sum is finite where all its terms are, and takes no memory of the size of the scan
+        finite = (image.sum(dim=0, keepdim=True) + b0).isfinite()
+        for volumes in (image, b0):
+            volumes.masked_fill_(~finite, 0.0)
+        return {**data, "finite": MetaTensor(finite.float(), affine=data["b0"].affine)}
+
+
 def read_mask(path: str | PathLike[str], scan: Scan) -> MetaTensor:
     """Read a brain mask of a scan, 0 or 1, shape ``(1, X, Y, Z)``.
 
@@ -276,6 +296,8 @@ class ScanToInput(Compose):
         super().__init__(
             [
                 LoadScand(bvalue),
+                FiniteSignald(),
+                DeleteItemsd(keys="finite"),
                 Orientationd(keys=images, axcodes="RAS", labels=RAS_LABELS, allow_missing_keys=True),
                 ResampleToSpacingd(keys=images, voxel_size=voxel_size, allow_missing_keys=True),
                 BrainMaskd(),

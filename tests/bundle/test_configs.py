@@ -65,6 +65,14 @@ def test_every_reference_and_target_of_a_config_exists(names):
         assert hasattr(__import__(module, fromlist=[name]), name), target
 
 
+def test_an_artifact_that_torchio_does_not_have_ends_the_program_before_the_training():
+    parser = ConfigParser()
+    parser.read_config(files(TRAINING["torchio"]))
+    parser["preset"] = "physical"
+    with pytest.raises(SystemExit, match="error: found artifact 'acquisition', expected one that TorchIO has"):
+        parser.get_parsed_content("loader_artifacts")
+
+
 @pytest.mark.parametrize("names", TRAINING.values(), ids=TRAINING)
 def test_a_training_has_all_properties_that_monai_asks_for(names, tiny_cohort, tmp_path):
     workflow = ConfigWorkflow(

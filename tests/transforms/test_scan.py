@@ -402,3 +402,26 @@ def test_an_empty_scan_has_no_brain(small, filling):
     assert isinstance(reason, InputError)
     assert re.search(r"found 0\.00 ml of brain, expected a head", str(reason))
     assert str(reason).startswith(str(dwi))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_voxel_that_is_not_finite_leaves_its_neighbours_as_they_are(
+    tmp_path, orientations, affine_of, write_scan, table, value
+):
+    """Where the attenuation is the same all over, it stays the same around such a voxel, on a coarser grid."""
+    affine, world = grid_around_head(orientations["RAS"], affine_of, SHAPE)
+    inside = ((world - CENTRE) ** 2 / SEMI_AXES**2).sum(axis=-1) <= 1
+    density = np.where(inside, 1000 + 4.0 * (world[..., 0] - CENTRE[0]), 0.0)
+    whole = density[..., None] * np.exp(-0.7e-3 * table[1])
+    broken = whole.copy()
+    broken[(*(n // 2 for n in SHAPE), 3)] = value
+    nib.Nifti1Image(inside.astype(np.uint8), affine).to_filename(tmp_path / "mask.nii.gz")
+    results = []
+    for name, signal in (("whole", whole), ("broken", broken)):
+        (tmp_path / name).mkdir()
+        dwi = write_scan(tmp_path / name, signal, affine, *table)
+        results.append(ScanToInput(voxel_size=3.1)({"dwi": str(dwi), "brain_mask": str(tmp_path / "mask.nii.gz")}))
+    assert (results[0]["b0"] - results[1]["b0"]).abs().max() > 50
+    np.testing.assert_allclose(results[1]["image"].numpy(), results[0]["image"].numpy(), atol=2e-3)
+    assert results[1].keys() == results[0].keys()
+    assert "finite" not in results[1]

@@ -16,6 +16,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable
 from scipy.spatial.transform import Rotation
 
+from transforms.artifacts.acquisition import AcquisitionParams
 from transforms.artifacts.base import Artifact, ArtifactParams, ScanInfo
 from transforms.artifacts.bias_field import BiasFieldParams
 from transforms.artifacts.corruption import sample_artifacts
@@ -122,10 +123,17 @@ class TorchIOArtifactsd(Randomizable, MapTransform):
 
     Attributes:
         params: what the last call applied.
+
+    Raises:
+        InputError: an artifact that TorchIO does not have.
     """
 
     def __init__(self, keys: KeysCollection, artifacts: Sequence[Artifact[Any]]) -> None:
         super().__init__(keys)
+        # here, and not where it is applied: in a process of the loader the sentence would be lost in a traceback
+        for artifact in artifacts:
+            if artifact.name == AcquisitionParams.artifact:
+                raise InputError(f"found artifact {artifact.name!r}, expected one that TorchIO has.")
         self.artifacts = list(artifacts)
         self.params: list[ArtifactParams] = []
 

@@ -17,7 +17,7 @@ from monai.transforms import Compose, Orientationd
 from scripts.files import read_json
 from transforms.attenuation import Attenuation
 from transforms.errors import InputError
-from transforms.scan import DAMAGE, RAS_LABELS, LoadScand, open_nifti
+from transforms.scan import DAMAGE, RAS_LABELS, FiniteSignald, LoadScand, open_nifti
 from transforms.spatial import ResampleToSpacingd
 
 LEAST_MM = 40.0
@@ -144,7 +144,7 @@ def load_shell(files: Mapping[str, Path], bvalue: float, mask: MetaTensor) -> Sh
     """
     images = ["image", "b0", "finite"]
     size = [round(length, 6) for length in mask.pixdim.tolist()]
-    steps: list[Any] = [LoadScand(bvalue), _finite, Orientationd(keys=images, axcodes="RAS", labels=RAS_LABELS)]
+    steps: list[Any] = [LoadScand(bvalue), FiniteSignald(), Orientationd(keys=images, axcodes="RAS", labels=RAS_LABELS)]
     data: Any = Compose([*steps, ResampleToSpacingd(keys=images, voxel_size=size)])(
         {name: str(files[name]) for name in ("dwi", "bval", "bvec")}
     )
@@ -163,13 +163,3 @@ def load_shell(files: Mapping[str, Path], bvalue: float, mask: MetaTensor) -> Sh
             f"{files['dwi']}: found no voxel of the brain that is finite in all volumes, expected a brain."
         )
     return Shell(signal, b0[0], data["gradients"], brain, affine)
-
-
-def _finite(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Add ``finite``, 1 or 0; where it is 0, set signal and b0 to 0, for resampling would spread what is not finite."""
-    image, b0 = data["image"].as_tensor(), data["b0"].as_tensor()
-    # a sum is finite where all its terms are, and takes no memory of the size of the scan
-    finite = (image.sum(dim=0, keepdim=True) + b0).isfinite()
-    for volumes in (image, b0):
-        volumes.masked_fill_(~finite, 0.0)
-    return {**data, "finite": MetaTensor(finite.float(), affine=data["b0"].affine)}

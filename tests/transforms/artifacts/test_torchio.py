@@ -119,6 +119,8 @@ def test_what_torchio_cannot_do_is_named():
     (physical,) = preset("physical")
     with pytest.raises(InputError, match="found artifact 'acquisition', expected one that TorchIO has"):
         apply_by_torchio(image, physical.sample(generator(0), (1, 6, 7, 8)))
+    with pytest.raises(InputError, match="found artifact 'acquisition', expected one that TorchIO has"):
+        TorchIOArtifactsd("image", [physical])
 
 
 def loader_transform(seed, prob=None):
