@@ -14,6 +14,7 @@ _HOMES = {
     "EncodeDirectiond": "targets",
     "EncodePeakCountd": "targets",
     "EncodeTissued": "targets",
+    "FiniteSignald": "scan",
     "InputError": "errors",
     "InterpolateQSpace": "qspace",
     "InterpolateQSpaced": "qspace",

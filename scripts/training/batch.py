@@ -12,13 +12,9 @@ from monai.data import MetaTensor, pad_list_data_collate
 
 from scripts.errors import exits_on_input_error
 from transforms.artifacts import Artifact, ArtifactParams, ScanInfo, apply_artifacts, preset, sample_artifacts
-from transforms.artifacts.torchio import TorchIOArtifactsd
 
 preset_artifacts = exits_on_input_error(preset)
 """For configs: a preset that does not exist ends the program with one sentence."""
-
-torchio_artifacts = exits_on_input_error(TorchIOArtifactsd)
-"""For configs, too: an artifact that TorchIO does not have."""
 
 
 class SelfSupervisedBatch:

@@ -16,7 +16,6 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable
 from scipy.spatial.transform import Rotation
 
-from transforms.artifacts.acquisition import AcquisitionParams
 from transforms.artifacts.base import Artifact, ArtifactParams, ScanInfo
 from transforms.artifacts.bias_field import BiasFieldParams
 from transforms.artifacts.corruption import sample_artifacts
@@ -28,6 +27,9 @@ from transforms.errors import InputError
 
 RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
 """ITK's world has its first two axes the other way round."""
+
+TAKEN = {kind.artifact for kind in (BiasFieldParams, EddyParams, GhostingParams, MotionParams, NoiseParams)}
+"""Names of the artifacts that :func:`apply_by_torchio` takes."""
 
 
 def apply_by_torchio(image: torch.Tensor, params: ArtifactParams, scan: ScanInfo | None = None) -> torch.Tensor:
@@ -70,8 +72,12 @@ def apply_by_torchio(image: torch.Tensor, params: ArtifactParams, scan: ScanInfo
         case NoiseParams():
             transform = tio.Noise(mean=params.mean, std=params.std, seed=params.seed)
         case _:
-            raise InputError(f"found artifact {params.artifact!r}, expected one that TorchIO has.")
+            raise _unknown(params.artifact)
     return _run(transform, image, affine)
+
+
+def _unknown(name: str) -> InputError:
+    return InputError(f"found artifact {name!r}, expected one that TorchIO has.")
 
 
 def _permuted(image: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
@@ -132,8 +138,8 @@ class TorchIOArtifactsd(Randomizable, MapTransform):
         super().__init__(keys)
         # here, and not where it is applied: in a process of the loader the sentence would be lost in a traceback
         for artifact in artifacts:
-            if artifact.name == AcquisitionParams.artifact:
-                raise InputError(f"found artifact {artifact.name!r}, expected one that TorchIO has.")
+            if artifact.name not in TAKEN:
+                raise _unknown(artifact.name)
         self.artifacts = list(artifacts)
         self.params: list[ArtifactParams] = []
 
