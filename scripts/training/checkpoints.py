@@ -124,6 +124,25 @@ def initialise(network: nn.Module, pretrained: str | None = None, exclude: str =
     return network
 
 
+def start_at_zero(network: nn.Module, layer: str = "output_block") -> nn.Module:
+    """Set the output layer to zero, so that a training for restoration begins with no output rather than a random one.
+
+    64 correlated volumes are far from random mixtures of the output layer's inputs: without this, the first thousands
+    of steps go into taking the mixture's differences between directions away (Goyal et al., arXiv:1706.02677, section
+    5.1, start their last layers of residual blocks at zero; ``docs/artifacts.md`` has the effect here).
+
+    Args:
+        network: whose layer is changed.
+        layer: its name; all its parameters become 0.
+
+    Returns:
+        the network.
+    """
+    for parameter in network.get_submodule(layer).parameters():
+        nn.init.zeros_(parameter)
+    return network
+
+
 @exits_on_input_error
 def describe_origin(pretrained: str | None) -> dict[str, str]:
     """Say what a training starts from.
