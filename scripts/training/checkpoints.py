@@ -195,7 +195,7 @@ def load_network(
             if float(trained_on[name]) != float(preparation[name]):
                 raise InputError(
                     f"{checkpoint}: found a network trained at {name} {trained_on[name]:g}, "
-                    f"expected {preparation[name]:g}; prepare the scans with --{name} {trained_on[name]:g}."
+                    f"expected {preparation[name]:g}; prepare the scans with {name} {trained_on[name]:g}."
                 )
         found = np.array(trained_on["scheme"])
         scheme = DEFAULT_SCHEME if preparation["scheme"] is None else preparation["scheme"]

@@ -20,6 +20,7 @@ from scripts.cohort.label.scan import dice
 from scripts.cohort.phantom import write_phantom
 from scripts.cohort.phantom.truth import at_nearest_voxels
 from scripts.cohort.prepare import prepare_cohort
+from tests.turns import TURNS, turned_copy
 
 GRAY, WHITE, FLUID = 1, 2, 3
 
@@ -130,38 +131,6 @@ def test_a_second_run_keeps_what_is_there_and_a_changed_source_is_noticed(phanto
         (row,) = csv.DictReader(file, delimiter="\t")
     assert row["route"] == "FA and MD"
     assert row["gray_matter_ml"] == "n/a"
-
-
-def turned_copy(raw, folder, rotation, flip=None):
-    """Copy of the raw cohort with its world turned by a rotation matrix, or with a voxel axis stored backwards."""
-    shutil.copytree(raw, folder, ignore=shutil.ignore_patterns("derivatives"))
-    world = np.eye(4)
-    world[:3, :3] = rotation
-    for path in folder.rglob("*.nii.gz"):
-        image = nib.load(path)
-        data, affine = np.asarray(image.dataobj), world @ image.affine
-        if flip is not None:
-            data = np.flip(data, flip)
-            affine[:3, 3] += affine[:3, flip] * (data.shape[flip] - 1)
-            affine[:3, flip] *= -1
-        nib.save(nib.Nifti1Image(np.ascontiguousarray(data), affine), path)
-        bvec = path.with_name(path.name.replace(".nii.gz", ".bvec"))
-        if flip is not None and bvec.is_file():
-            vectors = np.loadtxt(bvec)
-            # FSL's rule: voxel axes, and x negated where the affine's determinant is positive
-            was_positive = np.linalg.det(image.affine) > 0
-            vectors[0] *= -1 if was_positive else 1
-            vectors[flip] *= -1
-            vectors[0] *= 1 if was_positive else -1
-            np.savetxt(bvec, vectors, fmt="%.8f")
-    return folder
-
-
-TURNS = {
-    "x": [[1, 0, 0], [0, 0, -1], [0, 1, 0]],
-    "y": [[0, 0, 1], [0, 1, 0], [-1, 0, 0]],
-    "z": [[0, -1, 0], [1, 0, 0], [0, 0, 1]],
-}
 
 
 @pytest.mark.parametrize("case", ["flipped", "x", *(pytest.param(axis, marks=pytest.mark.slow) for axis in "yz")])

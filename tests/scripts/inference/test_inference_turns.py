@@ -8,7 +8,7 @@ from monai.bundle import ConfigParser
 
 from scripts.training.baselines import Voxelwise, direction_by_tensor
 from scripts.training.metrics import angular_error
-from tests.scripts.cohort.test_label_phantom import TURNS, turned_copy
+from tests.turns import TURNS, turned_copy
 from transforms.scheme import default_scheme
 from transforms.tensor import fit_tensor, fractional_anisotropy
 

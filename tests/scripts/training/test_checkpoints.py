@@ -305,7 +305,7 @@ def test_a_network_is_not_applied_to_scans_prepared_in_another_way(pretrained, t
     same = {"bvalue": 1000, "voxel_size": 2.4, "scheme": None}
     load_network(pretrained, str(path), same)
     load_network(pretrained, str(path), {**same, "scheme": default_scheme().tolist()})
-    with pytest.raises(SystemExit, match=r"at voxel_size 2\.4, expected 3; prepare the scans with --voxel_size 2\.4"):
+    with pytest.raises(SystemExit, match=r"at voxel_size 2\.4, expected 3; prepare the scans with voxel_size 2\.4"):
         load_network(pretrained, str(path), {**same, "voxel_size": 3})
     with pytest.raises(SystemExit, match="trained at bvalue 1000, expected 2000"):
         load_network(pretrained, str(path), {**same, "bvalue": 2000})
