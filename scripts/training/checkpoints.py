@@ -127,9 +127,9 @@ def initialise(network: nn.Module, pretrained: str | None = None, exclude: str =
 def start_at_zero(network: nn.Module, layer: str = "output_block") -> nn.Module:
     """Set the output layer to zero, so that a training for restoration begins with no output rather than a random one.
 
-    64 correlated volumes are far from random mixtures of the output layer's inputs: without this, the first thousands
-    of steps go into taking the mixture's differences between directions away (Goyal et al., arXiv:1706.02677, section
-    5.1, start their last layers of residual blocks at zero; ``docs/artifacts.md`` has the effect here).
+    64 nearly equal volumes are far from random mixtures of the output layer's inputs, and a training has to take these
+    mixtures away first (``docs/artifacts.md`` has the effect). Residual networks are started likewise, with zeros in
+    the last normalisation of each block (Goyal et al., arXiv:1706.02677, section 5.1).
 
     Args:
         network: whose layer is changed.
