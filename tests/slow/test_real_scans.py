@@ -6,10 +6,10 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from mlflow import MlflowClient
 from scipy import ndimage
 
+from scripts.training.checkpoints import read_checkpoint
 from transforms.gradients import read_bvecs
 
 COARSE = 4.0
@@ -94,7 +94,7 @@ def test_pretraining_lowers_the_error_of_strong_artifacts(pretrained):
     assert np.mean(learning[-10:]) < 0.5 * np.mean(learning[:10])
     # one brain is soon learned by heart: which validation is the best is open, not that its weights are kept
     assert len(validation) == 3
-    kept = torch.load(pretrained / "model.pt", weights_only=True)
+    kept = read_checkpoint(pretrained / "model.pt")
     assert kept["origin"]["val_loss"] == pytest.approx(min(validation))
     with open(pretrained / "evaluation" / "artifacts.csv", newline="") as file:
         rows = {row["artifact"]: row for row in csv.DictReader(file)}
