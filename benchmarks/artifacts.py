@@ -26,7 +26,7 @@ from scripts.training.batch import SelfSupervisedBatch
 from scripts.training.losses import MaskedL1Loss
 from transforms.artifacts import ArtifactParams, ScanInfo, apply_artifacts, preset
 from transforms.artifacts.torchio import apply_by_torchio
-from transforms.scheme import default_scheme
+from transforms.diffusion.scheme import default_scheme
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHAPE = (64, 64, 80, 56)

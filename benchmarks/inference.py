@@ -16,9 +16,9 @@ from dipy.reconst.csdeconv import ConstrainedSphericalDeconvModel
 from monai.bundle import ConfigParser
 
 from benchmarks.timing import report, side_by_side
-from scripts.cohort.label import diffusion, fibres
-from scripts.cohort.label.raw import Shell
-from scripts.cohort.phantom import write_phantom
+from scripts.phantom import write_phantom
+from transforms.diffusion.csd import estimate_response
+from transforms.diffusion.dti import dipy_table, fit_tensor_wls
 
 CONFIG = Path("bundle/configs/inference_direction.json")
 PROCESSES = 2
@@ -56,14 +56,15 @@ def _others(run: Callable[[], object], scan: dict) -> dict[str, Callable[[], obj
     """Whole inference, and DIPY on the white matter of the same input."""
     mask = scan["mask"][0].numpy() > 0.5
     white = scan["white_matter"][0].numpy() > 0.5
-    signal = scan["image"].numpy().astype(np.float32)
-    shell = Shell(signal, b0=np.ones(mask.shape, np.float32), gradients=scan["gradients"], mask=mask, affine=np.eye(4))
-    response = fibres.estimate_response(shell, diffusion.fit_tensor(shell), white)
-    data = np.moveaxis(np.concatenate([shell.b0[None], signal]), 0, -1).astype(np.float64)
+    # the attenuation of a b0 volume is 1
+    signal = np.concatenate([np.ones((1, *mask.shape), np.float32), scan["image"].numpy().astype(np.float32)])
+    gradients = np.vstack([np.zeros(4), scan["gradients"]])
+    response = estimate_response(signal, gradients, white, fit_tensor_wls(signal, gradients, mask).fa)
+    data = np.moveaxis(signal, 0, -1).astype(np.float64)
 
     def deconvolve() -> None:
         model = ConstrainedSphericalDeconvModel(
-            diffusion.table_of(shell), (np.array(response.eigenvalues), response.b0), sh_order_max=8
+            dipy_table(gradients), (np.array(response.eigenvalues), response.b0), sh_order_max=8
         )
         peaks_from_model(
             model,

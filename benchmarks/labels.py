@@ -12,8 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.timing import report
-from scripts.cohort.phantom import write_phantom
 from scripts.cohort.prepare import prepare_cohort
+from scripts.phantom import write_phantom
 
 SUBJECTS = 4
 REPEATS = 2

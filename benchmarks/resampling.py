@@ -9,7 +9,7 @@ from monai.networks.layers import GaussianFilter
 from monai.transforms import Spacing
 
 from benchmarks.timing import report, side_by_side
-from transforms.spatial import ResampleToSpacing, antialiasing_sigma
+from transforms.resampling import ResampleToSpacing, antialiasing_sigma
 
 SHAPE = (8, 145, 174, 145)
 """Eight volumes of the HCP's grid."""

@@ -18,11 +18,11 @@ import nibabel as nib
 import numpy as np
 from monai.bundle import ConfigParser
 
-from scripts.cohort.datalist import SPLITS, read_datalist, write_datalist
-from scripts.cohort.phantom import write_phantom
-from scripts.cohort.phantom.truth import at_nearest_voxels
+from scripts.cohort.datalist import read_cohort, write_datalist
 from scripts.cohort.prepare import prepare_cohort
-from scripts.files import write_nifti
+from scripts.io.nifti import write_nifti
+from scripts.phantom import write_phantom
+from scripts.phantom.truth import at_nearest_voxels
 
 FOLDER = Path("runs/benchmark_tasks")
 CONFIGS = Path(__file__).parents[1] / "bundle" / "configs"
@@ -52,29 +52,27 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 def _label_from_truth(raw: Path, prepared: Path) -> None:
     """Add the labels of all tasks to a prepared phantom cohort, from what it was made of."""
-    datalist = read_datalist(prepared)
-    splits = {entry["participant"]: split for split in SPLITS for entry in datalist[split]}
-    entries = []
-    for entry in (entry for split in SPLITS for entry in datalist[split]):
-        truth = raw / "derivatives" / "truth" / entry["participant"] / "dwi"
-        mask = nib.nifti1.Nifti1Image.from_filename(prepared / entry["mask"])
-        tissue, count, peaks = (
-            at_nearest_voxels(truth / f"{entry['scan']}_desc-{name}.nii.gz", mask)
+    cohort = read_cohort(prepared)
+    labelled = []
+    for scan in (scan for listed in cohort.values() for scan in listed):
+        truth = raw / "derivatives" / "truth" / scan.participant / "dwi"
+        mask = nib.nifti1.Nifti1Image.from_filename(scan.path("mask"))
+        tissue, nufo, peaks = (
+            at_nearest_voxels(truth / f"{scan}_desc-{name}.nii.gz", mask)
             for name in ("tissue_dseg", "npeaks_dseg", "peaks_dwi")
         )
         white_matter = (tissue == 2) & (np.asarray(mask.dataobj) > 0)
         labels = {
             "tissue": tissue.astype(np.uint8),
             "white_matter": white_matter.astype(np.uint8),
-            "n_peaks": np.where(white_matter, count, 0).astype(np.uint8),
+            "nufo": np.where(white_matter, nufo, 0).astype(np.uint8),
             "peak": np.where(white_matter[..., None], peaks[..., :3], 0).astype(np.float32),
         }
         for key, voxels in labels.items():
-            path = (prepared / entry["mask"]).with_name(f"{entry['scan']}_truth-{key}.nii.gz")
-            write_nifti(path, voxels, mask.affine)
-            entry[key] = str(path.relative_to(prepared))
-        entries.append(entry)
-    write_datalist(prepared, entries, splits)
+            write_nifti(scan.labels.path(key), voxels, mask.affine)
+        labelled.append(scan.with_labels({key: scan.labels.path(key) for key in labels}))
+    splits = {scan.participant: split for split, listed in cohort.items() for scan in listed}
+    write_datalist(prepared, labelled, splits)
 
 
 def make_cohort(folder: Path) -> Path:

@@ -8,10 +8,26 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from scripts.errors import exits_on_input_error
+from scripts.errors import input_error
+
+
+class Commands(TyperGroup):
+    """Commands that end the program with one sentence where a user's input cannot be used."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if found := input_error(error):
+                raise SystemExit(f"error: {found}") from error
+            raise
+
 
 app = typer.Typer(
+    cls=Commands,
     help="Self-supervised pretraining for diffusion MRI: cohorts, labels and the demo.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -45,7 +61,6 @@ Jobs = Annotated[int, typer.Option(min=1, help="Processes on this machine.")]
 
 
 @app.command()
-@exits_on_input_error
 def phantom(
     kind: Annotated[Kind, typer.Option(help="Auxiliary (HCP-like acquisition) or clinical cohort.")],
     out: Annotated[Path, typer.Option(help="Folder to write the raw cohort to.")],
@@ -58,14 +73,13 @@ def phantom(
     jobs: Jobs = 1,
 ) -> None:
     """Write a cohort of simulated raw scans with known truth: HCP layout (auxiliary) or BIDS (clinical)."""
-    from scripts.cohort.phantom import write_phantom
+    from scripts.phantom import write_phantom
 
     write_phantom(kind.value, subjects, seed, out, size.value, jobs, snr)
     typer.echo(f"{out}: {subjects} subjects, {kind.value}")
 
 
 @app.command()
-@exits_on_input_error
 def prepare(
     layout: Annotated[Layout, typer.Option(help="How the raw cohort is laid out.")],
     input: Annotated[Path, typer.Option(help="Folder of the raw cohort.")],
@@ -89,7 +103,6 @@ def prepare(
 
 
 @app.command()
-@exits_on_input_error
 def label(
     prepared: Annotated[Path, typer.Option(help="Folder of a prepared cohort.")],
     tissue_derivatives: Annotated[
@@ -113,14 +126,13 @@ def label(
     from scripts.jobs import warm_up
 
     if scheduler is None:
-        warm_up("scripts.cohort.label", jobs)
-    from scripts.cohort.label import label_cohort
+        warm_up("scripts.labels", jobs)
+    from scripts.labels import label_cohort
 
     _report(label_cohort(prepared, tissue_derivatives, jobs, scheduler), prepared)
 
 
 @app.command()
-@exits_on_input_error
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")],
     jobs: Jobs = 2,

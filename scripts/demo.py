@@ -12,6 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from transforms.errors import InputError
+
 CONFIGS = Path("bundle/configs")
 
 AUXILIARY_SUBJECTS = 5
@@ -73,7 +75,7 @@ def run_demo(out: Path, jobs: int) -> None:
         jobs: processes for the preparation of data.
     """
     if not CONFIGS.is_dir():
-        raise SystemExit(f"error: found no {CONFIGS}, expected to be started from the root of the repository.")
+        raise InputError(f"found no {CONFIGS}, expected to be started from the root of the repository.")
     started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     tracking = f"sqlite:///{(out / 'mlflow.db').absolute()}"

@@ -1,4 +1,4 @@
-"""Run an engine of a config, and end in one sentence where it cannot go on."""
+"""Run an engine of a config."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines import Trainer
 
-from scripts.errors import exits_on_input_error
 
-
-@exits_on_input_error
 def run(engine: Engine) -> None:
     """Run a MONAI trainer or evaluator to its end.
 
     Raises:
-        SystemExit: its input turned out to be unusable, or the user interrupted it.
+        SystemExit: the user interrupted it.
     """
     if isinstance(engine, Trainer):
         engine.add_event_handler(Events.STARTED, _without_loss_scaling)

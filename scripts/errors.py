@@ -1,15 +1,15 @@
-"""How a user's mistake leaves the program: one sentence and a non-zero exit."""
+"""How a user's mistake leaves the program: one sentence and a non-zero exit, at the edge only.
+
+Library code raises :class:`transforms.errors.InputError`. Two edges turn it into a sentence: the command line
+(:mod:`scripts.__main__`) and, for ``python -m monai.bundle run``, the ``initialize`` of each config.
+"""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+import sys
+from types import TracebackType
 
 from transforms.errors import InputError
-
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
 
 
 def input_error(error: BaseException) -> InputError | None:
@@ -28,19 +28,17 @@ def reason(error: BaseException) -> str:
     return str(found) if found else f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def exits_on_input_error(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Make a function that configs or the command line call end the program with the sentence of an InputError.
+def explain_input_errors() -> None:
+    """Make the interpreter end with one sentence, and no traceback, where nothing catches an InputError.
 
-    ``SystemExit`` passes through the layers of a config parser, which wrap every ordinary exception in their own.
+    Configs call it first of all. A program that runs a config itself still gets the exception, and may catch it.
     """
+    previous = sys.excepthook
 
-    @functools.wraps(function)
-    def wrapper(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        try:
-            return function(*args, **kwargs)
-        except Exception as error:
-            if found := input_error(error):
-                raise SystemExit(f"error: {found}") from error
-            raise
+    def explain(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if found := input_error(error):
+            print(f"error: {found}", file=sys.stderr)
+        else:
+            previous(kind, error, traceback)
 
-    return wrapper
+    sys.excepthook = explain

@@ -17,7 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -26,6 +26,7 @@ from scripts.errors import reason
 from transforms.errors import InputError
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 KILLED = "its process was ended by the system, perhaps for want of memory; fewer --jobs need less"
 
@@ -42,11 +43,11 @@ console = Console(stderr=True)
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[Item]):
+class Outcome(Generic[Item, Result]):
     """What became of one item: its result, or the reason why there is none."""
 
     item: Item
-    result: Any = None
+    result: Result | None = None
     failure: str | None = None
 
 
@@ -55,7 +56,7 @@ def _start_worker() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
 
 
-def _attempt_in_worker(task: Callable[[Item], Any], item: Item) -> Outcome[Item]:
+def _attempt_in_worker(task: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
     """Call ``task``; a process that is told to end meanwhile first takes its half-written files away."""
     signal.signal(signal.SIGTERM, _interrupt_once)
     try:
@@ -113,8 +114,8 @@ def warm_up(module: str, jobs: int) -> None:
 
 
 def run_jobs(
-    task: Callable[[Item], Any], items: Sequence[Item], jobs: int, description: str, scheduler: str | None = None
-) -> list[Outcome[Item]]:
+    task: Callable[[Item], Result], items: Sequence[Item], jobs: int, description: str, scheduler: str | None = None
+) -> list[Outcome[Item, Result]]:
     """Call ``task`` on each item.
 
     Args:
@@ -131,7 +132,7 @@ def run_jobs(
     Raises:
         InputError: no scheduler answers at the address.
     """
-    outcomes: dict[int, Outcome[Item]] = {}
+    outcomes: dict[int, Outcome[Item, Result]] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task(description, total=len(items))
@@ -151,8 +152,8 @@ def run_jobs(
 
 
 def _outcomes(
-    task: Callable[[Item], Any], items: Sequence[Item], jobs: int, scheduler: str | None
-) -> Generator[tuple[int, Outcome[Item]], None, None]:
+    task: Callable[[Item], Result], items: Sequence[Item], jobs: int, scheduler: str | None
+) -> Generator[tuple[int, Outcome[Item, Result]], None, None]:
     """Call ``task`` on each item; give each one's index and outcome as soon as it is there."""
     if scheduler is not None:
         yield from _on_cluster(task, items, scheduler)
@@ -171,8 +172,8 @@ def _outcomes(
 
 
 def _in_processes(
-    task: Callable[[Item], Any], items: Mapping[int, Item], jobs: int
-) -> Iterator[tuple[int, Outcome[Item]]]:
+    task: Callable[[Item], Result], items: Mapping[int, Item], jobs: int
+) -> Iterator[tuple[int, Outcome[Item, Result]]]:
     """Call ``task`` on items in processes; items whose process was ended from outside are missing in what it yields."""
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(jobs, mp_context=CONTEXT, initializer=_start_worker)
@@ -193,8 +194,8 @@ def _in_processes(
 
 
 def _on_cluster(
-    task: Callable[[Item], Any], items: Sequence[Item], scheduler: str
-) -> Iterator[tuple[int, Outcome[Item]]]:
+    task: Callable[[Item], Result], items: Sequence[Item], scheduler: str
+) -> Iterator[tuple[int, Outcome[Item, Result]]]:
     """Call ``task`` on items by the workers of a Dask scheduler.
 
     Raises:
@@ -222,7 +223,7 @@ def _on_cluster(
             client.cancel(list(futures))
 
 
-def _attempt(task: Callable[[Item], Any], item: Item) -> Outcome[Item]:
+def _attempt(task: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
     try:
         return Outcome(item, result=task(item))
     except Exception as error:

@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from scripts.cohort.phantom import write_phantom
+from scripts.phantom import write_phantom
 from transforms import ScanToInput
 from transforms.artifacts import ScanInfo, preset
 

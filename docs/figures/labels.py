@@ -13,26 +13,27 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from scripts.cohort.datalist import SPLITS, read_datalist
-from scripts.cohort.label.scan import dice
-from scripts.cohort.phantom.truth import at_nearest_voxels
+from scripts.cohort.datalist import read_cohort
+from scripts.cohort.prepared import PreparedScan
+from scripts.labels.label_scan import dice
+from scripts.phantom.truth import at_nearest_voxels
 from scripts.training.metrics import angular_error
 
-KEYS = ("tissue", "tissue_prob", "n_peaks", "peak")
+KEYS = ("tissue", "tissue_prob", "nufo", "peak")
 
 
-def score(stem: str, prepared: Path, entry: dict) -> None:
-    """Print the Dice of each tissue, what background in the mask does to it, and errors of peaks by population."""
-    mask = nib.load(prepared / entry["mask"])
+def score(stem: str, scan: PreparedScan) -> None:
+    """Print the Dice of each tissue, what background in the mask does to it, and errors of peaks by NuFO."""
+    mask = nib.load(scan.path("mask"))
     inside = np.asarray(mask.dataobj) > 0
 
     def truth(name: str) -> np.ndarray:
         return at_nearest_voxels(Path(f"{stem}{name}.nii.gz"), mask)[inside]
 
-    found = {key: np.asarray(nib.load(prepared / entry[key]).dataobj)[inside] for key in KEYS}
-    tissue, count, peak = truth("tissue_dseg"), truth("npeaks_dseg"), truth("peaks_dwi")[:, :3]
+    found = {key: np.asarray(nib.load(scan.path(key)).dataobj)[inside] for key in KEYS}
+    tissue, nufo, peak = truth("tissue_dseg"), truth("npeaks_dseg"), truth("peaks_dwi")[:, :3]
     overlap = [dice(found["tissue"] == index, tissue == index) for index in (1, 2, 3)]
-    print(entry["scan"], "Dice of GM, WM, CSF:", np.round(overlap, 3), "macro:", round(float(np.mean(overlap)), 3))
+    print(scan, "Dice of GM, WM, CSF:", np.round(overlap, 3), "macro:", round(float(np.mean(overlap)), 3))
     empty = found["tissue"] == 0
     filled = found["tissue_prob"][:, 1:].argmax(axis=1) + 1
     overlap = [dice(filled == index, tissue == index) for index in (1, 2, 3)]
@@ -43,14 +44,13 @@ def score(stem: str, prepared: Path, entry: dict) -> None:
     )
     error = angular_error(*(torch.from_numpy(axes.T.astype(np.float64)) for axes in (found["peak"], peak))).numpy()
     for n in (1, 2, 3):
-        here = (count == n) & (found["n_peaks"] > 0)
-        right = (found["n_peaks"][here] == n).mean()
+        here = (nufo == n) & (found["nufo"] > 0)
+        right = (found["nufo"][here] == n).mean()
         print(f"  {n} populations: median error {np.median(error[here]):.1f} degrees, counted right {right:.0%}")
 
 
 if __name__ == "__main__":
     raw, prepared = map(Path, sys.argv[1:])
-    datalist = read_datalist(prepared)
-    for entry in (entry for split in SPLITS for entry in datalist[split]):
-        name = entry["participant"]
-        score(f"{raw}/derivatives/truth/{name}/dwi/{name}_desc-", prepared, entry)
+    for scan in (scan for listed in read_cohort(prepared).values() for scan in listed):
+        name = scan.participant
+        score(f"{raw}/derivatives/truth/{name}/dwi/{name}_desc-", scan)

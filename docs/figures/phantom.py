@@ -1,10 +1,10 @@
-"""Figures and table of docs/phantom.md: a phantom subject as pictures, and its statistics beside a real scan's.
+"""Figures and tables of docs/phantom.md: pictures of a phantom subject, and its statistics beside those of a real scan.
 
     python docs/figures/phantom.py SCAN_dwi.nii.gz
 
-makes clinical phantom subjects of life size in a temporary folder, and compares them with a raw scan of b = 1000, whose
-.bval and .bvec stand beside it. All are measured alike: DIPY's brain mask and tensor, tissue by diffusivity and
-anisotropy.
+This command makes clinical phantom subjects of life size in a temporary folder. It compares them with a raw scan of
+b = 1000, whose .bval and .bvec stand beside it. The same measures apply to all scans: DIPY's brain mask and tensor, and
+tissue by diffusivity and anisotropy.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from dipy.core.gradients import gradient_table
 from dipy.reconst.dti import TensorModel
 from dipy.segment.mask import median_otsu
 
-from scripts.cohort.phantom import write_phantom
-from transforms.gradients import b0_volumes, read_gradients, shell_volumes
-from transforms.scan import open_nifti
+from scripts.io.gradients import read_gradients
+from scripts.io.nifti import open_nifti
+from scripts.phantom import write_phantom
+from transforms.diffusion.gradients import b0_volumes, shell_volumes
 
 FOLDER = Path(__file__).parent
 TISSUES = ("gray matter", "white matter", "CSF")
@@ -35,7 +36,10 @@ TISSUES = ("gray matter", "white matter", "CSF")
 
 @dataclass
 class Measured:
-    """A scan, its tensor fit and its tissue; arrays are ``(X, Y, Z)`` and lists have gray matter, white matter, CSF."""
+    """A scan, its tensor fit and its tissue.
+
+    Arrays are ``(X, Y, Z)``; lists have gray matter, white matter and CSF.
+    """
 
     name: str
     b0: np.ndarray
@@ -48,13 +52,13 @@ class Measured:
 
     @property
     def tissue(self) -> list[np.ndarray]:
-        """Gray matter, white matter and CSF by their diffusion alone."""
+        """Masks of gray matter, white matter and CSF by diffusion alone."""
         brain = self.mask & (self.md < 1.1e-3)
         return [brain & (self.fa < 0.2), brain & (self.fa > 0.35), self.mask & (self.md > 2e-3)]
 
 
 def measure(name: str, dwi: Path, directions: int | None = None) -> Measured:
-    """Fit DIPY's tensor to b0 and the shell of 1000, or to some of its directions."""
+    """Fit DIPY's tensor to b0 and to the shell of 1000, or to a number of its ``directions``."""
     stem = str(dwi).removesuffix(".nii.gz")
     image = nib.as_closest_canonical(nib.load(dwi))
     gradients = read_gradients(f"{stem}.bval", f"{stem}.bvec", open_nifti(dwi, ndim=4).affine)
@@ -68,7 +72,7 @@ def measure(name: str, dwi: Path, directions: int | None = None) -> Measured:
     mask &= b0 > 0
     table = gradient_table(gradients[volumes, 3], bvecs=gradients[volumes, :3], b0_threshold=50, atol=0.05)
     fit = TensorModel(table).fit(data, mask=mask)
-    # where one tensor describes the signal, what it leaves is noise; its b0 takes one of the measurements to itself
+    # Where one tensor describes the signal, the residual is noise. The b0 alone takes up one of the measurements.
     single = mask & (fit.fa > 0.6) & (fit.md < 1.1e-3)
     residual = data[single] - fit.predict(table, S0=b0)[single]
     sigma = 1.4826 * np.median(np.abs(residual[:, n_b0:])) * np.sqrt(len(volumes) / (len(volumes) - 7))
@@ -79,7 +83,7 @@ def measure(name: str, dwi: Path, directions: int | None = None) -> Measured:
 
 
 def picture(phantom: Measured, root: Path) -> None:
-    """Slices of the phantom: scans, directions found and true, number of populations."""
+    """Draw slices of the phantom: scans, directions found and true, and NuFO."""
     truth = root / "derivatives" / "truth" / "sub-01" / "dwi" / "sub-01_desc-"
 
     def true(name: str) -> np.ndarray:
@@ -94,21 +98,21 @@ def picture(phantom: Measured, root: Path) -> None:
         ("b = 1000, one direction", phantom.attenuation[..., 20] * phantom.b0, {"cmap": "gray", "vmax": 700}),
         ("directions of a tensor", colour, {}),
         ("true directions", np.abs(true("peaks_dwi")[..., :3]) * white, {}),
-        ("number of populations", true("npeaks_dseg") * (white[..., 0] > 0.5), {"vmin": 0, "vmax": 3}),
+        ("NuFO", true("npeaks_dseg") * (white[..., 0] > 0.5), {"vmin": 0, "vmax": 3}),
     ]
     figure, axes = plt.subplots(3, len(columns), figsize=(15, 7), layout="constrained")
     for column, (title, volume, options) in zip(axes.T, columns, strict=True):
         column[0].set_title(title, fontsize=10)
         for axis, place, row in zip((2, 1, 0), (0.6, 0.5, 0.485), column, strict=True):
             image = np.take(volume, round(place * volume.shape[axis]), axis=axis)
-            # seen from above, in front and the left, left on the left
+            # views from above, from the front and from the left, with left on the left
             row.imshow(np.swapaxes(image, 0, 1)[::-1], interpolation="nearest", **options)
             row.axis("off")
     figure.savefig(FOLDER / "phantom.png", dpi=80)
 
 
 def comparison(scans: list[Measured]) -> None:
-    """Histograms of anisotropy and attenuation, side by side; and the table, to the screen."""
+    """Draw histograms of anisotropy and attenuation side by side, and print the table."""
     figure, axes = plt.subplots(1, 4, figsize=(15, 3.4), layout="constrained")
     print("| | " + " | ".join(scan.name for scan in scans) + " |")
     for scan in scans:
@@ -131,21 +135,21 @@ def comparison(scans: list[Measured]) -> None:
 
 
 def by_truth(phantom: Measured, root: Path) -> None:
-    """FA and MD of the phantom's pure voxels, to the screen."""
+    """Print FA and MD of the phantom's pure voxels, and the shares of NuFO in white matter."""
     truth = root / "derivatives" / "truth" / "sub-01" / "dwi" / "sub-01_desc-"
     parts = [
         np.asarray(nib.as_closest_canonical(nib.load(f"{truth}{name}.nii.gz")).dataobj)
         for name in ("tissue_probseg", "npeaks_dseg", "tissue_dseg")
     ]
-    tissue, n_peaks, labels = parts
+    tissue, nufo, labels = parts
     places = {f"{name}, pure": tissue[..., index] > 0.95 for index, name in enumerate(TISSUES)}
     for count in (1, 2, 3):
-        places[f"white matter, {count} populations"] = (tissue[..., 1] > 0.95) & (n_peaks == count)
+        places[f"white matter, NuFO {count}"] = (tissue[..., 1] > 0.95) & (nufo == count)
     for name, place in places.items():
         fa, md = (np.median(values[place & phantom.mask]) for values in (phantom.fa, phantom.md))
         print(f"| {name} | {fa:.2f} | {1e3 * md:.2f} |")
-    counts = [(n_peaks[labels == 2] == count).mean() for count in (1, 2, 3)]
-    print("populations in white matter:", *(f"{count:.3f}" for count in counts))
+    shares = [(nufo[labels == 2] == count).mean() for count in (1, 2, 3)]
+    print("shares of NuFO 1, 2, 3 in white matter:", *(f"{share:.3f}" for share in shares))
 
 
 def main(real: Path) -> None:
@@ -157,7 +161,7 @@ def main(real: Path) -> None:
         picture(phantom, root)
         by_truth(phantom, root)
 
-        # anisotropy depends on noise and on the number of directions: those of the real scan
+        # anisotropy depends on noise and on the number of directions, so both are those of the real scan
         scan = measure("real scan", real)
         root = write_phantom("clinical", 1, 0, Path(folder) / "noisy", "standard", snr=round(scan.snr))
         comparison([measure("phantom", root / subject, scan.attenuation.shape[-1]), scan])

@@ -11,21 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.errors import exits_on_input_error
-from scripts.files import read_json, sha256, write_json
+from scripts.cohort.prepared import KEYS_ON_DISK, PreparedScan
+from scripts.io.bids import DESCRIPTION, LABEL_SUFFIXES
+from scripts.io.files import read_json, sha256, write_json
+from scripts.io.gradients import read_scheme
 from transforms.errors import InputError
-from transforms.scheme import load_scheme
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("training", "validation", "test")
 """Keys of a MONAI datalist."""
-
-LABELS = ("tissue", "tissue_prob", "white_matter", "n_peaks", "peak")
-"""Keys of an entry that hold the path of a label image."""
-
-FOUR_DIMENSIONAL = ("tissue_prob", "peak")
-"""Labels with several volumes."""
 
 DATALIST = "datalist.json"
 
@@ -73,7 +68,7 @@ def assign_splits(
     return assigned
 
 
-def check_splits(datalist: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+def check_splits(cohort: Mapping[str, Sequence[PreparedScan]]) -> None:
     """Refuse a cohort in which a scan or a participant stands in two splits.
 
     Raises:
@@ -82,57 +77,60 @@ def check_splits(datalist: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     for key, what in (("checksum", "the same scan"), ("participant", "the same participant")):
         seen: dict[str, tuple[str, str]] = {}
         for split in SPLITS:
-            for entry in datalist.get(split, []):
-                other_split, other = seen.setdefault(entry[key], (split, entry["scan"]))
+            for scan in cohort.get(split, []):
+                other_split, other = seen.setdefault(getattr(scan, key), (split, scan.name))
                 if other_split != split:
                     raise InputError(
-                        f"found {what} in two splits ({other} in {other_split}, {entry['scan']} in {split}), "
+                        f"found {what} in two splits ({other} in {other_split}, {scan} in {split}), "
                         "expected each in one."
                     )
 
 
-def write_datalist(folder: Path, entries: Sequence[Mapping[str, Any]], splits: Mapping[str, str]) -> None:
+def write_datalist(folder: Path, scans: Sequence[PreparedScan], splits: Mapping[str, str]) -> None:
     """Write ``datalist.json``, with a checksum that any change of scans, preparation, splits, masks or labels changes.
 
     Args:
         folder: of the cohort.
-        entries: one per scan, with ``participant``, ``scan``, ``checksum`` and relative paths.
+        scans: all that are prepared.
         splits: split of each participant.
     """
-    entries = sorted(entries, key=lambda entry: entry["scan"])
-    datalist: dict[str, Any] = {
-        split: [dict(entry) for entry in entries if splits[entry["participant"]] == split] for split in SPLITS
-    }
-    check_splits(datalist)
+    scans = sorted(scans, key=lambda scan: scan.name)
+    cohort = {split: [scan for scan in scans if splits[scan.participant] == split] for split in SPLITS}
+    check_splits(cohort)
+    datalist: dict[str, Any] = {split: [dict(scan.entry) for scan in cohort[split]] for split in SPLITS}
     # masks and labels are small enough to be read; images follow from the scans and the way of preparation
-    small = [folder / entry[key] for entry in entries for key in ("mask", *LABELS) if key in entry]
-    content = json.dumps(
-        [datalist, read_preparation(str(folder)), sha256(*filter(Path.is_file, small))], sort_keys=True
-    )
+    small = [scan.path(key) for scan in scans for key in ("mask", *LABEL_SUFFIXES) if key in scan]
+    content = json.dumps([datalist, read_preparation(folder), sha256(*filter(Path.is_file, small))], sort_keys=True)
     datalist["checksum"] = hashlib.sha256(content.encode()).hexdigest()
     write_json(folder / DATALIST, datalist)
 
 
-def read_datalist(folder: Path) -> dict[str, Any]:
-    """Read the list of a prepared cohort as it is stored.
+def read_cohort(folder: Path) -> dict[str, list[PreparedScan]]:
+    """Read the scans of a prepared cohort, by split.
 
     Raises:
-        InputError: there is none, or a participant stands in two splits.
+        InputError: there is no cohort, or a participant stands in two splits.
     """
     if not (folder / DATALIST).is_file():
         raise InputError(f"{folder}: found no {DATALIST}, expected a cohort made by 'python -m scripts prepare'.")
     datalist = read_json(folder / DATALIST)
-    check_splits(datalist)
-    return datalist
+    cohort = {split: [PreparedScan(folder, entry) for entry in datalist.get(split, [])] for split in SPLITS}
+    check_splits(cohort)
+    return cohort
 
 
-def read_preparation(folder: str) -> dict[str, Any]:
+def cohort_checksum(dataset_dir: str) -> str:
+    """Checksum that the datalist of a prepared cohort states, or an empty text where there is none."""
+    path = Path(dataset_dir) / DATALIST
+    return str(read_json(path).get("checksum", "")) if path.is_file() else ""
+
+
+def read_preparation(folder: Path) -> dict[str, Any]:
     """How the scans of a cohort were prepared, as its ``dataset_description.json`` says; empty where it does not."""
-    path = Path(folder) / "dataset_description.json"
+    path = folder / DESCRIPTION
     return dict(read_json(path).get("Preparation", {})) if path.is_file() else {}
 
 
-@exits_on_input_error
 def describe_input(folder: str) -> dict[str, Any]:
     """What a network that is trained on a cohort expects as its input: ``bvalue``, ``voxel_size``, ``scheme``.
 
@@ -141,18 +139,20 @@ def describe_input(folder: str) -> dict[str, Any]:
 
     Returns:
         plain values; the scheme as a list of unit vectors in world RAS.
+
+    Raises:
+        InputError: the folder does not say how its scans were prepared.
     """
-    preparation = read_preparation(folder)
+    preparation = read_preparation(Path(folder))
     if not preparation:
-        raise InputError(f"{folder}/dataset_description.json: found no Preparation, expected a prepared cohort.")
+        raise InputError(f"{folder}/{DESCRIPTION}: found no Preparation, expected a prepared cohort.")
     return {
         "bvalue": preparation["bvalue"],
         "voxel_size": preparation["voxel_size"],
-        "scheme": load_scheme(Path(folder) / "scheme.bvec").tolist(),
+        "scheme": read_scheme(Path(folder) / "scheme.bvec").tolist(),
     }
 
 
-@exits_on_input_error
 def load_entries(
     dataset_dir: str, split: str, keys: Sequence[str] = ("image", "mask"), directions: int | None = None
 ) -> list[dict[str, Any]]:
@@ -161,32 +161,33 @@ def load_entries(
     Args:
         dataset_dir: folder of the cohort.
         split: one of ``SPLITS``.
-        keys: images that are needed; scans without one of them are left out with a warning.
+        keys: images that are needed, keys of ``KEYS_ON_DISK``; scans without one are left out with a warning.
         directions: channels that a network expects; checked against the cohort's scheme where given.
 
     Returns:
         entries with absolute paths under ``keys``, and ``scan``, the scan's name.
 
     Raises:
-        SystemExit: no cohort, another number of directions, or no scan in the split that has all images; with one
-            sentence that says so.
+        InputError: no cohort, another number of directions, or no scan in the split that has all images.
     """
     folder = Path(dataset_dir)
-    listed = read_datalist(folder)[split]
-    if directions is not None and (found := len(load_scheme(folder / "scheme.bvec"))) != directions:
+    listed = read_cohort(folder)[split]
+    if directions is not None and (found := len(read_scheme(folder / "scheme.bvec"))) != directions:
         raise InputError(f"{folder / 'scheme.bvec'}: found {found} directions, expected {directions} as the network.")
     entries = []
-    for entry in listed:
-        if missing := [key for key in keys if key not in entry]:
-            logger.warning("%s: left out of %s, it has no %s", entry["scan"], split, ", ".join(missing))
+    for scan in listed:
+        if missing := [key for key in keys if key not in scan]:
+            names = ", ".join(KEYS_ON_DISK[key] for key in missing)
+            logger.warning("%s: left out of %s, it has no %s", scan, split, names)
             continue
         for key in keys:
-            if not (folder / entry[key]).is_file():
-                raise InputError(f"{folder / entry[key]}: no such file, expected as {DATALIST} names it.")
-        entries.append({"scan": entry["scan"], **{key: str(folder / entry[key]) for key in keys}})
+            if not scan.path(key).is_file():
+                raise InputError(f"{scan.path(key)}: no such file, expected as {DATALIST} names it.")
+        entries.append({"scan": scan.name, **{key: str(scan.path(key)) for key in keys}})
     if listed and not entries:
+        names = " and ".join(KEYS_ON_DISK[key] for key in keys)
         raise InputError(
-            f"{folder / DATALIST}: found no scan in {split} with {' and '.join(keys)}, "
+            f"{folder / DATALIST}: found no scan in {split} with {names}, "
             "expected labels made by 'python -m scripts label'."
         )
     if not entries:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
-from scripts.cohort.label import label_cohort
-from scripts.cohort.phantom import write_phantom
 from scripts.cohort.prepare import prepare_cohort
-from scripts.errors import exits_on_input_error
-from scripts.files import code_version, write_json
+from scripts.io.files import write_json
 from scripts.jobs import Outcome
+from scripts.labels import label_cohort
+from scripts.phantom import write_phantom
+from scripts.version import code_version
 from transforms.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def make_cohort(kind: str, subjects: int, folder: Path, seed: int = 0, size: str
     """
     raw, prepared = folder / "raw", folder / "prepared"
     write_phantom(kind, subjects, seed, raw, size, jobs)
-    outcomes: list[Outcome] = list(prepare_cohort(LAYOUTS[kind], raw, prepared, seed=seed, jobs=jobs))
+    outcomes: list[Outcome[Any, Any]] = [*prepare_cohort(LAYOUTS[kind], raw, prepared, seed=seed, jobs=jobs)]
     if kind == "clinical":
         outcomes += label_cohort(prepared, raw / "derivatives" / "truth", jobs)
     for outcome in outcomes:
@@ -53,7 +54,6 @@ def make_cohort(kind: str, subjects: int, folder: Path, seed: int = 0, size: str
     return prepared
 
 
-@exits_on_input_error
 def default_cohort(kind: str) -> str:
     """Return the folder of the default cohort of a kind; the first call makes it.
 

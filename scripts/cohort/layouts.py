@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -12,8 +11,11 @@ from typing import Any
 
 from bids import BIDSLayout
 
+from scripts.io.bids import scan_name
+from scripts.io.nifti import strip_nifti
+from scripts.io.raw_scan import open_scan
 from transforms.errors import InputError
-from transforms.scan import strip_nifti
+from transforms.scan import Scan
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,10 @@ class RawScan:
 
     def __str__(self) -> str:
         return self.name
+
+    def open(self, bvalue: float) -> Scan:
+        """Open the scan with its shell of ``bvalue`` s/mm2; see :func:`scripts.io.raw_scan.open_scan`."""
+        return open_scan(self.dwi, self.bval, self.bvec, self.brain_mask, bvalue)
 
 
 def _gradient_file(get: Callable[[Path], str | None], dwi: Path, ending: str) -> Path:
@@ -107,7 +113,7 @@ def find_bids(root: Path, derivatives: Path | None = None) -> list[RawScan]:
         scans.append(
             RawScan(
                 participant=f"sub-{entities['subject']}",
-                name=re.sub(r"_desc-[^_]+", "", strip_nifti(dwi.name).removesuffix("_dwi")),
+                name=scan_name(dwi),
                 dwi=dwi,
                 bval=_gradient_file(layout.get_bval, dwi, ".bval"),
                 bvec=_gradient_file(layout.get_bvec, dwi, ".bvec"),

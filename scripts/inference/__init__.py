@@ -4,7 +4,6 @@ from scripts.inference.classes import SaveCrossings, SaveTissue
 from scripts.inference.direction import SaveDirection
 from scripts.inference.ensemble import MeanAxesd, MeanProbabilitiesd, load_networks
 from scripts.inference.restoration import SaveRestoration
-from scripts.inference.scan import find_scan
 
 __all__ = [
     "MeanAxesd",
@@ -13,6 +12,5 @@ __all__ = [
     "SaveDirection",
     "SaveRestoration",
     "SaveTissue",
-    "find_scan",
     "load_networks",
 ]

@@ -1,4 +1,4 @@
-"""Maps of classes of one scan: tissue, and number of fibre populations."""
+"""Maps of classes of one scan: tissue, and number of fibre orientations (NuFO)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from matplotlib.colors import Colormap
 
-from scripts.files import tissue_table, whole_file
 from scripts.inference.result import SaveResult, on_network_grid, on_scan_grid
+from scripts.io.bids import description_of, write_tissue_table
 from scripts.training.pictures import TISSUE_COLOURS
-from transforms.targets import TISSUE_ABBREVIATIONS
+from transforms.label_classes import MAX_NUFO, TISSUE_ABBREVIATIONS
 
 
 class SaveClasses(SaveResult):
@@ -34,11 +34,10 @@ class SaveClasses(SaveResult):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the results; ``data`` is returned as it came."""
-        scan = self.scan(data)
         mask = on_network_grid(data, self.inside_key)
-        inside = on_scan_grid(mask, scan)[0] > 0.5
+        inside = on_scan_grid(mask, self.scan)[0] > 0.5
         weight = mask if self.only_inside else None
-        probabilities = on_scan_grid(on_network_grid(data, "pred"), scan, weight)
+        probabilities = on_scan_grid(on_network_grid(data, "pred"), self.scan, weight)
         # beyond the network's field of view, and outside of what it was trained on, there is nothing but class 0
         probabilities[0] += 1.0 - probabilities.sum(dim=0)
         nothing = torch.eye(len(self.classes))[0][:, None, None, None]
@@ -46,18 +45,18 @@ class SaveClasses(SaveResult):
 
         content = {"LabelMap": list(self.classes), "Task": self.task}
         labels = probabilities.argmax(dim=0).numpy().astype(np.uint8)
-        self.write(scan, f"desc-{self.name}_dseg.nii.gz", data, labels, content)
+        self.write(f"desc-{self.name}_dseg.nii.gz", data, labels, content)
         volumes = np.moveaxis(probabilities.numpy(), 0, -1)
-        self.write(scan, f"desc-{self.name}_probseg.nii.gz", data, volumes, content, scaled=True)
+        self.write(f"desc-{self.name}_probseg.nii.gz", data, volumes, content, unit_range=True)
         if "disagreement" in data:
-            apart = on_scan_grid(on_network_grid(data, "disagreement"), scan, weight)[0] * inside
+            apart = on_scan_grid(on_network_grid(data, "disagreement"), self.scan, weight)[0] * inside
             description = "Mean total variation distance of the members' probabilities from their mean, 0 to 1."
             name = f"desc-{self.name}disagreement_map.nii.gz"
             content = {"Description": description, "Task": self.task}
-            self.write(scan, name, data, apart.numpy(), content, scaled=True)
+            self.write(name, data, apart.numpy(), content, unit_range=True)
         shown = (data["pred"].argmax(dim=0) * (data[self.inside_key][0] > 0.5)).cpu().numpy()
         style = {"cmap": self.colours, "vmin": 0, "vmax": len(self.classes) - 1}
-        self.draw(scan, f"desc-{self.name}_dseg.png", data, self.task, shown, style)
+        self.draw(f"desc-{self.name}_dseg.png", data, self.task, shown, style)
         return dict(data)
 
 
@@ -67,7 +66,7 @@ class SaveTissue(SaveClasses):
     The files are those of :class:`SaveClasses` with the name ``tissue``, and ``*_desc-tissue_dseg.tsv``.
     """
 
-    name = "tissue"
+    name = description_of("tissue")
     task = "segmentation"
     classes = TISSUE_ABBREVIATIONS
     inside_key = "mask"
@@ -77,21 +76,20 @@ class SaveTissue(SaveClasses):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the results; ``data`` is returned as it came."""
         result = super().__call__(data)
-        with whole_file(self.path(self.scan(data), "desc-tissue_dseg.tsv")) as partial:
-            partial.write_text(tissue_table())
+        write_tissue_table(self.output_dir, self.path("desc-tissue_dseg.tsv").name)
         return result
 
 
 class SaveCrossings(SaveClasses):
-    """Write the number of fibre populations in the white matter of one scan, 0 to 3; 0 elsewhere.
+    """Write the number of fibre orientations (NuFO) in the white matter of one scan, 0 to 3; 0 elsewhere.
 
     The files are those of :class:`SaveClasses` with the name ``npeaks``. Expects ``white_matter`` too, ``(1, X, Y,
     Z)``: networks learn the task in white matter only, and what they say elsewhere means nothing.
     """
 
-    name = "npeaks"
+    name = description_of("nufo")
     task = "crossings"
-    classes = ("0", "1", "2", "3")
+    classes = tuple(map(str, range(MAX_NUFO + 1)))
     inside_key = "white_matter"
     only_inside = True
     colours = "viridis"

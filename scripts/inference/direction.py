@@ -1,4 +1,4 @@
-"""Direction of the largest fibre population of one scan."""
+"""Direction of the largest fODF peak of one scan."""
 
 from __future__ import annotations
 
@@ -28,25 +28,24 @@ class SaveDirection(SaveResult):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the results; ``data`` is returned as it came."""
-        scan = self.scan(data)
         white_matter = on_network_grid(data, "white_matter")
-        inside = on_scan_grid(white_matter, scan)[0] > 0.5
+        inside = on_scan_grid(white_matter, self.scan)[0] > 0.5
         axes = on_network_grid(data, "pred")
         # an axis has no sign, so what lies between two of them is found by their dyads
-        between = on_scan_grid(MetaTensor(axis_dyads(axes.as_tensor()), affine=axes.affine), scan, white_matter)
+        between = on_scan_grid(MetaTensor(axis_dyads(axes.as_tensor()), affine=axes.affine), self.scan, white_matter)
         peaks = np.moveaxis(main_axes(between * inside).numpy(), 0, -1)
 
         frame = {"Description": "Unit vector of the largest fibre population in world RAS.", "Task": "direction"}
-        self.write(scan, "desc-peak_dwi.nii.gz", data, peaks.astype(np.float32), frame)
+        self.write("desc-peak_dwi.nii.gz", data, peaks.astype(np.float32), frame)
         colours = np.rint(255 * np.abs(peaks)).astype(np.uint8)
         meaning = {"Description": "Red for left-right, green for front-back, blue for up-down.", "Task": "direction"}
         voxels = np.ascontiguousarray(colours).view(RGB)[..., 0]
-        self.write(scan, "desc-peakcolour_map.nii.gz", data, voxels, meaning)
+        self.write("desc-peakcolour_map.nii.gz", data, voxels, meaning)
         if "disagreement" in data:
-            apart = (on_scan_grid(on_network_grid(data, "disagreement"), scan, white_matter)[0] * inside).numpy()
+            apart = (on_scan_grid(on_network_grid(data, "disagreement"), self.scan, white_matter)[0] * inside).numpy()
             content = {"Description": "Mean angle of the members from their mean axis.", "Units": "degrees"}
-            self.write(scan, "desc-peakdisagreement_map.nii.gz", data, apart.astype(np.float32), content)
+            self.write("desc-peakdisagreement_map.nii.gz", data, apart.astype(np.float32), content)
         white = (data["white_matter"][0].cpu().numpy() > 0.5)[..., None]
         shown = np.moveaxis(np.abs(data["pred"].cpu().numpy()), 0, -1) * white
-        self.draw(scan, "desc-peak_dwi.png", data, "direction", shown, {})
+        self.draw("desc-peak_dwi.png", data, "direction", shown, {})
         return dict(data)

@@ -10,8 +10,8 @@ import torch
 from monai.transforms import Transform
 from torch import nn
 
-from scripts.training.checkpoints import load_network
 from scripts.training.metrics import angular_error
+from scripts.training.weights import load_network
 from transforms.targets import decode_direction, encode_direction
 
 
@@ -54,14 +54,14 @@ def load_networks(
     Args:
         network: receives the weights of one checkpoint; of several, copies of it do.
         checkpoints: made by trainings of one task.
-        preparation: see :func:`scripts.training.checkpoints.load_network`.
+        preparation: see :func:`scripts.training.weights.load_network`.
         task: see there.
 
     Returns:
         the network, or the :class:`Ensemble`.
 
     Raises:
-        SystemExit: a checkpoint does not fit; the sentence says which and why.
+        InputError: a checkpoint does not fit; the sentence says which and why.
     """
     paths = [checkpoints] if isinstance(checkpoints, str) else checkpoints
     if len(paths) == 1:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from monai.data import MetaTensor
 
-from scripts.files import read_json, whole_file, write_nifti
 from scripts.inference.result import SaveResult, on_network_grid, on_scan_grid
-from transforms.qspace import apply_to_channels, interpolation_matrix
-from transforms.scan import strip_nifti
+from scripts.io.bids import sidecar
+from scripts.io.files import read_json, whole_file
+from scripts.io.nifti import write_nifti
+from transforms.diffusion.sh import sh_interpolation_matrix
+from transforms.qspace import apply_to_channels
 
 
 class SaveRestoration(SaveResult):
@@ -24,22 +25,17 @@ class SaveRestoration(SaveResult):
 
     Expects ``pred`` and ``image`` (attenuations on the scheme, ``(M, X, Y, Z)``), ``mask`` and ``gradients`` (of the
     scheme). Writes ``*_desc-restored_dwi.nii.gz`` in float32 with ``.bval``, ``.bvec`` and ``.json``.
-
-    Args:
-        output_dir: folder of the results.
-        checkpoint: file of the network's weights, named in the sidecar.
-        bvalue: b-value of the shell in s/mm2.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the results; ``data`` is returned as it came."""
-        scan = self.scan(data)
+        scan = self.scan
         pred, image, mask = (on_network_grid(data, key).as_tensor() for key in ("pred", "image", "mask"))
         change = (pred - image) * mask
         scheme = np.asarray(data["gradients"])[:, :3]
         # to the scan's directions first: they are fewer voxels to do it on; without smoothing, which the even scheme
         # does not need, and which would take most of a correction of single directions away again
-        back = interpolation_matrix(scheme, scan.shell_gradients[:, :3], smoothing=0.0)
+        back = sh_interpolation_matrix(scheme, scan.shell_gradients[:, :3], smoothing=0.0)
         on_axes = apply_to_channels(change, back)
         change_on_grid = on_scan_grid(MetaTensor(on_axes, affine=data["image"].affine), scan).numpy()
 
@@ -50,14 +46,13 @@ class SaveRestoration(SaveResult):
         changed = np.any(change_on_grid != 0, axis=0)
         restored[scan.shell] = np.where(changed, np.maximum(restored[scan.shell], 0.0), restored[scan.shell])
 
-        path = self.path(scan, "desc-restored_dwi.nii.gz")
-        write_nifti(path, np.moveaxis(restored, 0, -1), scan.nifti.affine, header=scan.nifti.header)
-        for source, ending in ((scan.bval, "bval"), (scan.bvec, "bvec")):
-            with whole_file(self.path(scan, f"desc-restored_dwi.{ending}")) as partial:
-                partial.write_bytes(source.read_bytes())
-        acquisition = Path(strip_nifti(scan.path) + ".json")
+        path = self.path("desc-restored_dwi.nii.gz")
+        write_nifti(path, np.moveaxis(restored, 0, -1), scan.affine, header=scan.image.header)
+        for ending in ("bval", "bvec"):
+            with whole_file(self.path(f"desc-restored_dwi.{ending}")) as partial:
+                partial.write_bytes(scan.files[ending].read_bytes())
+        acquisition = sidecar(scan.path)
         self.describe(
-            scan,
             "desc-restored_dwi.json",
             data,
             {

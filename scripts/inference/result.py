@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,112 +12,83 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Transform
 
-from scripts.files import code_version, sha256, whole_file, write_json, write_nifti
+from scripts.io.bids import DESCRIPTION, describe_dataset, generated_by, scan_name
+from scripts.io.files import sha256, whole_file, write_json
+from scripts.io.nifti import strip_nifti, write_nifti, write_unit_range
 from scripts.training.pictures import draw
 from transforms.errors import InputError
-from transforms.scan import Scan, strip_nifti
-from transforms.spatial import ResampleToGrid
+from transforms.resampling import ResampleToGrid
+from transforms.scan import Scan
 
 logger = logging.getLogger(__name__)
-
-STEPS = 65535
-"""Numbers from 0 to 1 are stored as 16-bit integers."""
 
 
 class SaveResult(Transform):
     """Base of what writes a result of one scan.
 
     Args:
+        scan: the raw scan, opened.
         output_dir: folder of the results.
         checkpoint: file of the network's weights, or several of an ensemble; named in the sidecar.
-        bvalue: b-value of the shell in s/mm2.
     """
 
-    def __init__(self, output_dir: str, checkpoint: str | Sequence[str], bvalue: float) -> None:
+    def __init__(self, scan: Scan, output_dir: str, checkpoint: str | Sequence[str]) -> None:
+        self.scan = scan
         self.output_dir = Path(output_dir)
         self.checkpoints = [Path(path) for path in ([checkpoint] if isinstance(checkpoint, str) else checkpoint)]
-        self.bvalue = bvalue
 
-    def scan(self, data: Mapping[Hashable, Any]) -> Scan:
-        """Raw scan that ``data`` comes from."""
-        return Scan(data["dwi"], data.get("bval"), data.get("bvec"), self.bvalue)
-
-    def path(self, scan: Scan, ending: str) -> Path:
+    def path(self, ending: str) -> Path:
         """Path of a result: the scan's BIDS entities, then ``ending``."""
-        entities = re.sub(r"_desc-[^_]+", "", Path(strip_nifti(scan.path)).name.removesuffix("_dwi"))
-        return self.output_dir / f"{entities}_{ending}"
+        return self.output_dir / f"{scan_name(self.scan.path)}_{ending}"
 
     def write(
         self,
-        scan: Scan,
         ending: str,
         data: Mapping[Hashable, Any],
         voxels: np.ndarray,
         content: Mapping[str, Any],
-        scaled: bool = False,
+        unit_range: bool = False,
     ) -> None:
         """Write an image on the scan's grid, and its sidecar.
 
         Args:
-            scan: the raw scan.
             ending: of the file, ``.nii.gz``.
             data: what the network was given.
             voxels: shape ``(X, Y, Z)`` or ``(X, Y, Z, N)``.
             content: of the sidecar, beside what all of them say.
-            scaled: whether numbers from 0 to 1 are to be stored in ``STEPS``.
+            unit_range: whether these are numbers from 0 to 1, to be stored as 16-bit integers.
         """
-        if scaled:
-            voxels = np.rint(voxels * STEPS).astype(np.uint16)
-        write_nifti(self.path(scan, ending), voxels, scan.nifti.affine, slope=1 / STEPS if scaled else None)
-        self.describe(scan, ending.replace(".nii.gz", ".json"), data, content)
+        (write_unit_range if unit_range else write_nifti)(self.path(ending), voxels, self.scan.affine)
+        self.describe(ending.replace(".nii.gz", ".json"), data, content)
 
-    def describe(self, scan: Scan, ending: str, data: Mapping[Hashable, Any], content: Mapping[str, Any]) -> None:
+    def describe(self, ending: str, data: Mapping[Hashable, Any], content: Mapping[str, Any]) -> None:
         """Write a sidecar that says what a result was made of and by which network, and what its folder is."""
-        path = self.path(scan, ending)
+        path = self.path(ending)
         logger.info("written: %s", strip_nifti(path).removesuffix(".json") + ".nii.gz")
-        sources = [scan.path, scan.bval, scan.bvec]
-        if data.get("brain_mask"):
-            sources.append(Path(data["brain_mask"]))
         models = [{"File": path.name, "SHA256": sha256(path)} for path in self.checkpoints]
-        generated_by = [{"Name": "dmri-pretraining", "Version": code_version()}]
         write_json(
             path,
             {
                 **content,
-                "Sources": [str(source) for source in sources],
-                "SourceChecksums": {str(source): sha256(source) for source in sources},
-                "BValue": self.bvalue,
+                "Sources": [str(source) for source in self.scan.files.values()],
+                "SourceChecksums": {str(source): sha256(source) for source in self.scan.files.values()},
+                "BValue": self.scan.bvalue,
                 # of what the network was given; the result has that of the scan
                 "VoxelSize": [round(size, 4) for size in data["image"].pixdim.tolist()],
                 "Model": models[0] if len(models) == 1 else models,
-                "GeneratedBy": generated_by,
+                "GeneratedBy": generated_by(),
             },
         )
-        folder = self.output_dir / "dataset_description.json"
-        if not folder.is_file():
-            write_json(
-                folder,
-                {
-                    "Name": "Diffusion MRI results of trained networks",
-                    "BIDSVersion": "1.10.0",
-                    "DatasetType": "derivative",
-                    "GeneratedBy": generated_by,
-                },
-            )
+        if not (self.output_dir / DESCRIPTION).is_file():
+            describe_dataset(self.output_dir, "Diffusion MRI results of trained networks")
 
     def draw(
-        self,
-        scan: Scan,
-        ending: str,
-        data: Mapping[Hashable, Any],
-        title: str,
-        volume: np.ndarray,
-        style: Mapping[str, object],
+        self, ending: str, data: Mapping[Hashable, Any], title: str, volume: np.ndarray, style: Mapping[str, object]
     ) -> None:
         """Draw a result ``(X, Y, Z)`` or ``(X, Y, Z, 3)`` on the network's grid below the b0, for a quick look."""
         b0, mask = (data[key][0].cpu().numpy() for key in ("b0", "mask"))
         gray = {"cmap": "gray", "vmin": 0, "vmax": float(np.percentile(b0[mask > 0.5], 98))}
-        with whole_file(self.path(scan, ending)) as partial:
+        with whole_file(self.path(ending)) as partial:
             draw({"b0": b0, title: volume}, {"b0": gray, title: style}).savefig(partial, dpi=100)
 
 
@@ -149,10 +119,8 @@ def on_scan_grid(image: MetaTensor, scan: Scan, weight: MetaTensor | None = None
     Returns:
         ``(C, X, Y, Z)``; 0 beyond the network's field of view, and where no voxel around counts.
     """
-    affine = torch.as_tensor(scan.nifti.affine, dtype=torch.float64)
-    grid = MetaTensor(torch.zeros(1, *scan.nifti.shape[:3]), affine=affine)
     if weight is None:
-        return ResampleToGrid()(image, grid).as_tensor()
-    total = ResampleToGrid()(weight, grid).as_tensor()
+        return ResampleToGrid()(image, scan.grid).as_tensor()
+    total = ResampleToGrid()(weight, scan.grid).as_tensor()
     weighted = MetaTensor(image.as_tensor() * weight.as_tensor(), affine=image.affine)
-    return torch.where(total > 0, ResampleToGrid()(weighted, grid).as_tensor() / total, 0.0)
+    return torch.where(total > 0, ResampleToGrid()(weighted, scan.grid).as_tensor() / total, 0.0)

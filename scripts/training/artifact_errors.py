@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ from rich.table import Table
 from torch import nn
 from torch.utils.data import Dataset
 
-from scripts.errors import exits_on_input_error
-from scripts.files import whole_file
+from scripts.io.files import write_table
 from scripts.training.batch import SelfSupervisedBatch
 from scripts.training.losses import MaskedL1Loss
 from transforms.artifacts import Artifact
@@ -38,7 +36,6 @@ def alone(artifacts: Sequence[Artifact[Any]]) -> dict[str, list[Artifact[Any]]]:
     return {**cases, "all": list(artifacts), "none": []}
 
 
-@exits_on_input_error
 def artifact_errors(
     network: nn.Module,
     dataset: Dataset[Mapping[str, Any]],
@@ -81,9 +78,7 @@ def artifact_errors(
             errors.append((before, after))
             rows.append([name, batch["scan"][0], f"{before:.6f}", f"{after:.6f}"])
         means[name] = (float(np.mean([e[0] for e in errors])), float(np.mean([e[1] for e in errors])))
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(Path(path)) as partial, open(partial, "w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([["artifact", "scan", "error_before", "error_after"], *rows])
+    write_table(Path(path), ("artifact", "scan", "error_before", "error_after"), rows)
     table = Table("artifact", "error before", "error after", "after / before")
     for name, (before, after) in means.items():
         table.add_row(name, f"{before:.4f}", f"{after:.4f}", f"{after / before:.2f}" if before else "")

@@ -24,27 +24,23 @@ from scipy import ndimage
 from torch import nn
 
 from scripts.cohort.datalist import describe_input
-from scripts.cohort.label.diffusion import fit_tensor as fit_shell
-from scripts.cohort.label.fibres import Fibres, find_fibres
-from scripts.cohort.label.raw import Shell
-from scripts.errors import exits_on_input_error
-from scripts.files import whole_file
+from scripts.io.files import write_table
 from scripts.training.tracking import ScanTable
+from transforms.diffusion.csd import Peaks, find_peaks
+from transforms.diffusion.dti import fit_tensor_lls, fit_tensor_wls, fractional_anisotropy, mean_diffusivity
 from transforms.errors import InputError
-from transforms.targets import TISSUES, decode_direction, encode_direction
-from transforms.targets.direction import CHANNELS
-from transforms.targets.peak_count import MAX_PEAKS
-from transforms.tensor import fit_tensor, fractional_anisotropy, mean_diffusivity
+from transforms.label_classes import MAX_NUFO, TISSUES
+from transforms.targets import CHANNELS, decode_direction, encode_direction
 
-MIN_FA = 0.25
-MAX_MD = 1.1e-3
+MIN_WHITE_FA = 0.25
+MAX_WHITE_MD = 1.1e-3
 """White matter has a fractional anisotropy above, and a mean diffusivity in mm2/s below: the pair with the best overlap
 (Dice 0.94) with the white matter of a phantom at 2.4 mm."""
 
-CSF_MD = 1.6e-3
+MIN_CSF_MD = 1.6e-3
 """Mean diffusivity in mm2/s above which a voxel is CSF: between gray matter with 0.8 and free water with 3.0."""
 
-LEAST_FA = 0.1
+MIN_DECONVOLUTION_FA = 0.1
 """Fractional anisotropy below which no deconvolution is tried: no white matter has less, three crossings included."""
 
 CERTAIN = 20.0
@@ -75,41 +71,43 @@ def class_logits(classes: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def tissue_by_tensor(image: torch.Tensor, gradients: np.ndarray) -> torch.Tensor:
-    """Tissue by thresholds: white matter by ``MIN_FA`` and ``MAX_MD``, CSF by ``CSF_MD``, the rest is gray matter."""
-    tensor = fit_tensor(image, gradients)
+    """Tissue by thresholds of FA and MD: white matter, CSF, and gray matter for the rest."""
+    tensor = fit_tensor_lls(image, gradients)
     diffusivity = mean_diffusivity(tensor)
-    white = (fractional_anisotropy(tensor) > MIN_FA) & (diffusivity < MAX_MD)
+    white = (fractional_anisotropy(tensor) > MIN_WHITE_FA) & (diffusivity < MAX_WHITE_MD)
     names = ["gray matter", "white matter", "cerebrospinal fluid"]
     gray, white_matter, csf = (TISSUES.index(name) for name in names)
     classes = torch.full(image.shape[1:], gray, device=image.device)
     classes[white] = white_matter
-    classes[diffusivity > CSF_MD] = csf
+    classes[diffusivity > MIN_CSF_MD] = csf
     return class_logits(classes, len(TISSUES))
 
 
 def direction_by_tensor(image: torch.Tensor, gradients: np.ndarray, encoding: str) -> torch.Tensor:
     """Main eigenvector of the diffusion tensor, encoded."""
-    matrices = fit_tensor(image, gradients).movedim((0, 1), (-2, -1)).double()
+    matrices = fit_tensor_lls(image, gradients).movedim((0, 1), (-2, -1)).double()
     main = torch.linalg.eigh(matrices)[1][..., -1].movedim(-1, 0)
     return encode_direction(main, encoding).to(image.dtype)
 
 
-def deconvolve(image: torch.Tensor, gradients: np.ndarray) -> Fibres:
-    """Deconvolve attenuations as the labels are made of the scan itself, wherever FA is above ``LEAST_FA``.
+def deconvolve(image: torch.Tensor, gradients: np.ndarray) -> Peaks:
+    """Deconvolve attenuations as the labels are made of the scan itself, wherever FA is enough.
 
-    The response is of voxels off the brain's rim, which is anisotropic by movement.
+    The response is of voxels off the brain's rim, which movement makes anisotropic.
     """
-    signal = image.cpu().numpy().astype(np.float32)
-    inside = np.asarray(signal.any(axis=0))
-    shell = Shell(signal, b0=np.ones(inside.shape, np.float32), gradients=gradients, mask=inside, affine=np.eye(4))
-    tensor = fit_shell(shell)
-    clear = ndimage.binary_erosion(inside) & (tensor.md < MAX_MD)
-    return find_fibres(shell, tensor, inside & (tensor.fa > LEAST_FA), clear)
+    attenuation = image.cpu().numpy().astype(np.float32)
+    inside = np.asarray(attenuation.any(axis=0))
+    # the attenuation of a b0 volume is 1
+    signal = np.concatenate([np.ones((1, *inside.shape), np.float32), attenuation])
+    table = np.vstack([np.zeros(4), gradients])
+    tensor = fit_tensor_wls(signal, table, inside)
+    clear = ndimage.binary_erosion(inside) & (tensor.md < MAX_WHITE_MD)
+    return find_peaks(signal, table, inside & (tensor.fa > MIN_DECONVOLUTION_FA), tensor.fa, clear)
 
 
-def count_by_deconvolution(image: torch.Tensor, gradients: np.ndarray) -> torch.Tensor:
-    """Number of peaks, as logits."""
-    return class_logits(torch.from_numpy(deconvolve(image, gradients).n_peaks), MAX_PEAKS + 1).to(image)
+def nufo_by_deconvolution(image: torch.Tensor, gradients: np.ndarray) -> torch.Tensor:
+    """NuFO, as logits."""
+    return class_logits(torch.from_numpy(deconvolve(image, gradients).nufo), MAX_NUFO + 1).to(image)
 
 
 def direction_by_deconvolution(image: torch.Tensor, gradients: np.ndarray, encoding: str) -> torch.Tensor:
@@ -166,8 +164,8 @@ def baselines(
         }
     if task == "crossings":
         return {
-            "majority class": Voxelwise(constant(majority_class(labels, MAX_PEAKS + 1))),
-            "deconvolution": Voxelwise(lambda image: count_by_deconvolution(image, gradients)),
+            "majority class": Voxelwise(constant(majority_class(labels, MAX_NUFO + 1))),
+            "deconvolution": Voxelwise(lambda image: nufo_by_deconvolution(image, gradients)),
         }
     encoding = next(name for name, channels in CHANNELS.items() if channels == output_channels)
     return {
@@ -177,7 +175,6 @@ def baselines(
     }
 
 
-@exits_on_input_error
 def compare(
     evaluator: SupervisedEvaluator,
     data_loader: Iterable[Any],
@@ -234,8 +231,7 @@ def compare(
                 continue
             means[name] = dict(other.state.metrics)
             rows += _read(name, table)
-    with whole_file(Path(folder) / "baselines.csv") as partial, partial.open("w", newline="") as file:
-        csv.writer(file).writerows([("method", *ScanTable.COLUMNS), *rows])
+    write_table(Path(folder) / "baselines.csv", ("method", *ScanTable.COLUMNS), rows)
     shown = Table("method", *metrics, title=f"{task}, means over the scans")
     for name, values in means.items():
         shown.add_row(name, *(f"{values[metric]:.4f}" for metric in metrics))

@@ -10,11 +10,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor, pad_list_data_collate
 
-from scripts.errors import exits_on_input_error
-from transforms.artifacts import Artifact, ArtifactParams, ScanInfo, apply_artifacts, preset, sample_artifacts
-
-preset_artifacts = exits_on_input_error(preset)
-"""For configs: a preset that does not exist ends the program with one sentence."""
+from transforms.artifacts import Artifact, ArtifactParams, ScanInfo, apply_artifacts, sample_artifacts
 
 
 class SelfSupervisedBatch:

@@ -12,16 +12,16 @@ from ignite.engine import Engine, Events
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from scripts.files import whole_file
+from scripts.io.files import whole_file
 from scripts.training.metrics import angular_error
 from scripts.training.tracking import Tracker
-from transforms.targets import MAX_PEAKS
+from transforms.label_classes import MAX_NUFO
 
 TISSUE_COLOURS = ListedColormap(["black", "tab:gray", "white", "tab:blue"])
 """Of background, gray matter, white matter and cerebrospinal fluid."""
 
-COUNT_COLOURS = ListedColormap(["black", "dimgray", "tab:blue", "tab:orange", "gold"])
-"""Of what is no white matter, and of 0 to 3 fibre populations in it."""
+NUFO_COLOURS = ListedColormap(["black", "dimgray", "tab:blue", "tab:orange", "gold"])
+"""Of what is no white matter, and of a NuFO of 0 to 3 in it."""
 
 
 def slices(volume: np.ndarray) -> list[np.ndarray]:
@@ -89,16 +89,16 @@ def segmentation(output: Mapping[str, torch.Tensor]) -> Figure:
 
 
 def crossings(output: Mapping[str, torch.Tensor]) -> Figure:
-    """Draw the mean attenuation, the true and the predicted number of fibre populations, in white matter."""
+    """Draw the mean attenuation, the true and the predicted number of fibre orientations (NuFO), in white matter."""
     inside = ~torch.isnan(output["label"][0]).cpu().numpy()
     true = np.where(inside, _numpy(output["label"])[0], -1)
     predicted = np.where(inside, _numpy(output["pred"]).argmax(axis=0), -1)
-    classes = {"cmap": COUNT_COLOURS, "vmin": -1.5, "vmax": MAX_PEAKS + 0.5}
-    bar = range(MAX_PEAKS + 1)
+    classes = {"cmap": NUFO_COLOURS, "vmin": -1.5, "vmax": MAX_NUFO + 0.5}
+    bar = range(MAX_NUFO + 1)
     return draw(
-        {"mean attenuation": _numpy(output["image"]).mean(axis=0), "true count": true, "predicted count": predicted},
-        {"mean attenuation": {"cmap": "gray"}, "true count": classes, "predicted count": classes},
-        {"true count": bar, "predicted count": bar},
+        {"mean attenuation": _numpy(output["image"]).mean(axis=0), "true NuFO": true, "predicted NuFO": predicted},
+        {"mean attenuation": {"cmap": "gray"}, "true NuFO": classes, "predicted NuFO": classes},
+        {"true NuFO": bar, "predicted NuFO": bar},
     )
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import inspect
 import json
 import secrets
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,51 +13,19 @@ import torch
 from ignite.engine import Engine, Events
 from matplotlib.figure import Figure
 from mlflow.entities import RunStatus
-from monai.bundle import ConfigParser
 from monai.engines import Trainer
 from monai.handlers import MLFlowHandler
 
-from scripts.files import code_version, read_json, whole_file, write_json
+from scripts.io.files import read_json, write_json, write_table
 
 MAX_PARAMETER_LENGTH = 500
 """MLflow refuses longer values."""
-
-
-def code_state() -> str:
-    """Version of the code and, where it is a git checkout, its commit; ``+`` marks uncommitted changes."""
-    root = Path(__file__).parents[2]
-    try:
-        commit = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return code_version()
-    return f"{code_version()} {commit}"
-
-
-def cohort_checksum(dataset_dir: str) -> str:
-    """Checksum that a prepared cohort's datalist states, or an empty text where there is none."""
-    path = Path(dataset_dir) / "datalist.json"
-    return str(read_json(path).get("checksum", "")) if path.is_file() else ""
 
 
 def _artifact_location(tracking_uri: str) -> str | None:
     """Keep pictures beside a local database; a server knows its own place."""
     scheme, _, path = tracking_uri.partition(":///")
     return (Path(path).parent / "mlartifacts").absolute().as_uri() if scheme == "sqlite" else None
-
-
-def _config_being_parsed() -> dict[str, Any] | None:
-    """Whole config, overlays and overrides included, of the MONAI parser that is building the caller.
-
-    A config cannot refer to itself as a whole, so the parser is looked for among the callers.
-    """
-    frame = inspect.currentframe()
-    while frame is not None:
-        if isinstance(parser := frame.f_locals.get("self"), ConfigParser):
-            return {key: value for key, value in dict(parser.get()).items() if key != parser.meta_key}
-        frame = frame.f_back
-    return None
 
 
 class Tracker(MLFlowHandler):
@@ -76,6 +41,7 @@ class Tracker(MLFlowHandler):
         run_name: by default the experiment's name with the time and four random digits: runs at the same time differ.
         parameters: logged with the run.
         preparation: how the scans were prepared, kept with the weights; see ``scripts.cohort.datalist``.
+        config: the whole config, overlays and overrides included; kept with the run as ``config.json``.
         resume: go on with the run whose id stands in ``output_dir``.
     """
 
@@ -89,6 +55,7 @@ class Tracker(MLFlowHandler):
         run_name: str | None = None,
         parameters: Mapping[str, Any] | None = None,
         preparation: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
         resume: bool = False,
     ) -> None:
         unique = f"{experiment_name}_{time.strftime('%Y%m%d_%H%M%S')}_{secrets.token_hex(2)}"
@@ -105,7 +72,7 @@ class Tracker(MLFlowHandler):
         self.run_file = Path(output_dir) / self.RUN_FILE
         self.parameters = {key: str(value) for key, value in (parameters or {}).items()}
         self.preparation = dict(preparation or {})
-        self.config = _config_being_parsed()
+        self.config = config
         self.resume = resume
         self.trains = False
 
@@ -224,8 +191,7 @@ class ScanTable:
                 for scan, line in zip(self.scans, table, strict=True)
                 for name, value in zip(names, line, strict=True)
             ]
-        with whole_file(self.path) as partial, partial.open("w", newline="") as file:
-            csv.writer(file).writerows([self.COLUMNS, *rows])
+        write_table(self.path, self.COLUMNS, rows)
         if self.tracker:
             columns = dict(zip(self.COLUMNS, zip(*rows, strict=True), strict=False))
             self.tracker.log_table(columns, f"{self.path.stem}.json")

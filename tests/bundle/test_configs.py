@@ -1,14 +1,19 @@
 """The bundle as MONAI's own tools see it."""
 
+import inspect
 import json
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
+
+from scripts.errors import input_error
+from scripts.training import checks
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "bundle" / "configs"
@@ -50,6 +55,15 @@ def test_every_config_is_part_of_a_documented_combination():
     assert {path.stem for path in CONFIGS.glob("*.json")} == trained | set(INFERENCE) | {"metadata"}
 
 
+def components(config):
+    """All parts of a config that name what is to be made of them."""
+    if isinstance(config, dict) and "_target_" in config:
+        yield config
+    parts = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    for part in parts:
+        yield from components(part)
+
+
 @pytest.mark.parametrize(
     "names", [*TRAINING.values(), *EVALUATION.values(), *([name] for name in INFERENCE)], ids="+".join
 )
@@ -60,17 +74,37 @@ def test_every_reference_and_target_of_a_config_exists(names):
     text = json.dumps(parser.get())
     for reference in set(re.findall(r"@([A-Za-z_][\w:]*)", text)):
         assert reference in parser, reference
-    for target in set(re.findall(r'"_target_": "((?:scripts|transforms)[\w.]+)"', text)):
-        module, _, name = target.rpartition(".")
-        assert hasattr(__import__(module, fromlist=[name]), name), target
+    for component in components(parser.get()):
+        target = component["_target_"]
+        if target.startswith(("scripts.", "transforms.")) and component.get("_mode_") != "callable":
+            module, _, name = target.rpartition(".")
+            arguments = {key: None for key in component if key != "_target_"}
+            inspect.signature(getattr(import_module(module), name)).bind(**arguments)
 
 
-def test_an_artifact_that_torchio_does_not_have_ends_the_program_before_the_training():
+def refusal(raised):
+    """Sentence of the InputError behind an error of MONAI's parser."""
+    return str(input_error(raised.value))
+
+
+def test_an_artifact_that_torchio_does_not_have_is_refused_before_the_training():
     parser = ConfigParser()
     parser.read_config(files(TRAINING["torchio"]))
     parser["preset"] = "physical"
-    with pytest.raises(SystemExit, match="error: found artifact 'acquisition', expected one that TorchIO has"):
+    with pytest.raises(RuntimeError) as raised:
         parser.get_parsed_content("loader_artifacts")
+    assert refusal(raised) == "found artifact 'acquisition', expected one that TorchIO has."
+
+
+@pytest.mark.parametrize("overlays", [[], ["paper"], ["resume"]], ids="+".join)
+def test_a_fine_tuning_without_a_task_is_refused_before_any_work(overlays):
+    workflow = ConfigWorkflow(files(["finetune", *overlays]), logging_file=False)
+    with pytest.raises(RuntimeError) as raised:
+        workflow.initialize()
+    assert refusal(raised) == (
+        "--config_file: found finetune.json without a task, expected one of segmentation.json, crossings.json, "
+        "direction.json after it."
+    )
 
 
 @pytest.mark.parametrize("names", TRAINING.values(), ids=TRAINING)
@@ -125,11 +159,13 @@ def test_the_tracker_hears_of_an_error_before_the_handler_that_raises_it_again(n
     assert order.index("@tracker") < order.index("StatsHandler")
 
 
-def test_tasks_set_the_same_ids_and_fine_tuning_has_all_of_them():
+def test_tasks_set_the_same_ids_and_fine_tuning_has_none_of_them():
     """A task is an overlay: what one sets and another leaves out would stay as it was in the file before."""
     finetune, overlays = load("finetune"), {task: load(task) for task in TASKS}
+    assert finetune["task"] is None
+    assert sorted(overlays) == sorted(checks.TASKS)
     shared = overlays["segmentation"].keys()
-    assert all(finetune[key] == value for key, value in overlays["segmentation"].items())
+    assert finetune.keys() & shared == {"task"}
     for task, overlay in overlays.items():
         assert shared <= overlay.keys()
         assert overlay["task"] == task
@@ -155,7 +191,7 @@ def test_a_network_has_the_channels_that_its_target_and_loss_need(overlays, chan
     parser.parse()
     network = parser.get_parsed_content("network_def")
     mask = torch.ones(1, 16, 16, 16)
-    data = {"mask": mask, "white_matter": mask, "tissue": mask, "n_peaks": mask, "peak": torch.rand(3, 16, 16, 16)}
+    data = {"mask": mask, "white_matter": mask, "tissue": mask, "nufo": mask, "peak": torch.rand(3, 16, 16, 16)}
     label = parser.get_parsed_content("target")(data)["label"]
     with torch.no_grad():
         prediction = network.eval()(torch.rand(1, 64, 16, 16, 16))
@@ -179,6 +215,46 @@ def test_the_best_model_is_that_of_the_better_metric(task):
     assert better(1, 2) == lower
     assert better(2, 1) != lower
     assert parser.get_parsed_content("best_model::lower_is_better") == lower
+
+
+DIFFERENT = {
+    "imports",
+    "dataset_dir::kind",
+    "output_dir",
+    "max_epochs",
+    "experiment_name",
+    "network_def::out_channels",
+    "initialised::_target_",
+    "network",
+    "tracker::parameters::task",
+    "tracker::parameters::initialisation",
+    "best_model::metric",
+    "best_model::lower_is_better",
+    "train::dataset::data::keys",
+    "train::dataloader::num_workers",
+    "validate::dataset::data::keys",
+    "validate::evaluator::metric_cmp_fn",
+}
+"""Values that pretraining and fine-tuning both have, and that are not the same."""
+
+
+def leaves(config, name=""):
+    """Values of a config by their ids."""
+    if isinstance(config, dict) and config:
+        parts = config.items()
+    elif isinstance(config, list) and config and isinstance(config[0], dict):
+        parts = enumerate(config)
+    else:
+        return {name: config}
+    prefix = f"{name}::" if name else ""
+    return {key: leaf for part, value in parts for key, leaf in leaves(value, f"{prefix}{part}").items()}
+
+
+def test_what_pretraining_and_fine_tuning_share_is_equal():
+    pretrain, finetune = leaves(load("pretrain")), leaves(load("finetune"))
+    shared = pretrain.keys() & finetune.keys()
+    assert len(shared) > 100
+    assert {key for key in shared if pretrain[key] != finetune[key]} == DIFFERENT
 
 
 def test_blocks_that_stand_in_several_files_are_equal():

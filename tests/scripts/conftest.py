@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from transforms.scheme import default_scheme
+from transforms.diffusion.scheme import default_scheme
 
 SHAPE = (20, 24, 18)
 CENTRE = np.array([2.0, -5.0, 3.0])

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.errors import exits_on_input_error, input_error, reason
-from scripts.files import read_json, write_json
+from scripts.io.files import read_json, write_json
 from scripts.jobs import run_jobs
-from transforms.errors import InputError
 
 
 @pytest.fixture
@@ -56,52 +54,6 @@ def test_an_interruption_is_no_failure_of_an_item():
 
 def test_no_items_give_no_outcomes():
     assert run_jobs(read_json, [], 1, "reading") == []
-
-
-def _wrapped(depth, explicit):
-    """Raise an InputError from inside layers of RuntimeError, as MONAI's Compose and ConfigParser do."""
-    if depth == 0:
-        raise InputError("scan.nii.gz: found nothing, expected something.")
-    try:
-        _wrapped(depth - 1, explicit)
-    except Exception as error:
-        if explicit:
-            raise RuntimeError(f"layer {depth}") from error
-        raise RuntimeError(f"layer {depth}")  # noqa: B904
-
-
-@pytest.mark.parametrize("explicit", [True, False])
-@pytest.mark.parametrize("depth", [0, 1, 4])
-def test_the_sentence_is_found_through_layers_of_other_errors(depth, explicit):
-    with pytest.raises((InputError, RuntimeError)) as raised:
-        _wrapped(depth, explicit)
-    assert reason(raised.value) == "scan.nii.gz: found nothing, expected something."
-    with pytest.raises(SystemExit) as left:
-        exits_on_input_error(_wrapped)(depth, explicit)
-    # a text as exit code is printed to stderr, and the process ends with 1
-    assert left.value.code == "error: scan.nii.gz: found nothing, expected something."
-
-
-def test_other_errors_pass_and_say_their_type_in_one_line():
-    @exits_on_input_error
-    def divide(a, b):
-        return a / b
-
-    assert divide(3, b=2) == 1.5
-    with pytest.raises(ZeroDivisionError) as raised:
-        divide(1, 0)
-    assert input_error(raised.value) is None
-    assert reason(raised.value) == "ZeroDivisionError: division by zero"
-    assert reason(ValueError("two\nlines")) == "ValueError: two"
-
-
-def test_a_plain_value_error_is_not_taken_for_bad_input():
-    @exits_on_input_error
-    def broken():
-        raise ValueError("a bug")
-
-    with pytest.raises(ValueError, match="a bug"):
-        broken()
 
 
 def _end_yourself(path, victim):

@@ -15,11 +15,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from scripts.cohort.label import label_cohort
-from scripts.cohort.label.scan import dice
-from scripts.cohort.phantom import write_phantom
-from scripts.cohort.phantom.truth import at_nearest_voxels
 from scripts.cohort.prepare import prepare_cohort
+from scripts.labels import label_cohort
+from scripts.labels.label_scan import dice
+from scripts.phantom import write_phantom
+from scripts.phantom.truth import at_nearest_voxels
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,8 +9,8 @@ import pytest
 from mlflow import MlflowClient
 from scipy import ndimage
 
-from scripts.training.checkpoints import read_checkpoint
-from transforms.gradients import read_bvecs
+from scripts.io.gradients import read_bvecs
+from scripts.training.weights import read_checkpoint
 
 COARSE = 4.0
 """Voxel size in mm of the pretraining here: an eighth of a minute a step at 2.4 mm, a second at this."""

@@ -32,8 +32,8 @@ from transforms.artifacts.motion import read_positions, rotation_matrix
 from transforms.artifacts.noise import SEEDS, gaussian
 from transforms.artifacts.rows import along_axis, as_rows, by_slabs, cut, from_rows, k_space_filter, on_device
 from transforms.attenuation import Attenuation
+from transforms.diffusion.sh import MIN_SH_ORDER, fit_matrix, sh_basis, sh_order
 from transforms.errors import InputError
-from transforms.qspace import MIN_SH_ORDER, fit_matrix, sh_basis, sh_order
 
 VOLUMES_AT_ONCE = 8
 """Volumes that are resampled together: their coordinates take three times their memory."""

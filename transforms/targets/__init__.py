@@ -13,23 +13,19 @@ from transforms.targets.direction import (
     encode_direction,
     to_hemisphere,
 )
-from transforms.targets.peak_count import MAX_PEAKS, DecodePeakCountd, EncodePeakCountd
+from transforms.targets.nufo import DecodeNuFOd, EncodeNuFOd
 from transforms.targets.restoration import CleanTargetd
 from transforms.targets.tissue import DecodeTissued, EncodeTissued
-from transforms.tissues import TISSUE_ABBREVIATIONS, TISSUES
 
 __all__ = [
     "CHANNELS",
     "DYAD_ORDER",
-    "MAX_PEAKS",
-    "TISSUES",
-    "TISSUE_ABBREVIATIONS",
     "CleanTargetd",
     "DecodeDirectiond",
-    "DecodePeakCountd",
+    "DecodeNuFOd",
     "DecodeTissued",
     "EncodeDirectiond",
-    "EncodePeakCountd",
+    "EncodeNuFOd",
     "EncodeTissued",
     "decode_direction",
     "encode_direction",

@@ -1,4 +1,4 @@
-"""Target of direction: the axis of the largest fibre population, as two angles or as a dyad.
+"""Target of direction: the axis of the largest fODF peak, as two angles or as a dyad.
 
 An axis has no sign: ``v`` and ``-v`` are the same fibre. Two encodings of a unit vector in world RAS:
 

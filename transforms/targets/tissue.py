@@ -7,7 +7,7 @@ from typing import Any
 
 from monai.transforms import Transform
 
-from transforms.targets.classes import DecodeClassesd
+from transforms.targets.class_probabilities import DecodeClassesd
 
 
 class EncodeTissued(Transform):

@@ -1,6 +1,7 @@
 """Splits are by participant, seeded, and stay; a datalist that breaks this is refused."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -12,10 +13,12 @@ from scripts.cohort.datalist import (
     assign_splits,
     check_splits,
     load_entries,
-    read_datalist,
+    read_cohort,
     split_sizes,
     write_datalist,
 )
+from scripts.cohort.prepared import PreparedScan
+from scripts.io.files import read_json
 from transforms.errors import InputError
 
 WEIGHTS = st.tuples(st.integers(1, 60), st.integers(0, 60), st.integers(0, 60))
@@ -108,42 +111,43 @@ def test_who_is_gone_is_forgotten():
     assert assigned[NAMES[0]] == "test"
 
 
-def _entry(participant, checksum, scan=None, **images):
-    return {"participant": participant, "scan": scan or participant, "checksum": checksum, **images}
+def _scan(participant, checksum, name=None, folder=Path(), **images):
+    return PreparedScan(
+        folder, {"participant": participant, "scan": name or participant, "checksum": checksum, **images}
+    )
 
 
 def test_one_scan_or_participant_in_two_splits_is_refused():
-    same_scan = {"training": [_entry("sub-01", "a")], "test": [_entry("sub-02", "a")]}
+    same_scan = {"training": [_scan("sub-01", "a")], "test": [_scan("sub-02", "a")]}
     with pytest.raises(InputError, match=r"same scan in two splits \(sub-01 in training, sub-02 in test\)"):
         check_splits(same_scan)
     same_person = {
-        "validation": [_entry("sub-01", "a", "sub-01_ses-1")],
-        "test": [_entry("sub-01", "b", "sub-01_ses-2")],
+        "validation": [_scan("sub-01", "a", "sub-01_ses-1")],
+        "test": [_scan("sub-01", "b", "sub-01_ses-2")],
     }
     with pytest.raises(InputError, match=r"same participant.*sub-01_ses-1 in validation, sub-01_ses-2 in test"):
         check_splits(same_person)
-    two_sessions = [_entry("sub-01", "a", "sub-01_ses-1"), _entry("sub-01", "b", "sub-01_ses-2")]
-    check_splits({"training": two_sessions, "validation": [_entry("sub-02", "c")], "test": []})
+    two_sessions = [_scan("sub-01", "a", "sub-01_ses-1"), _scan("sub-01", "b", "sub-01_ses-2")]
+    check_splits({"training": two_sessions, "validation": [_scan("sub-02", "c")], "test": []})
 
 
 @pytest.fixture
 def cohort(tmp_path):
     """Three participants, of whom the first has two sessions; test is empty."""
-    entries = [
-        _entry(name[:6], str(index), name, image=f"{name}.nii.gz", mask=f"{name}_mask.nii.gz")
+    scans = [
+        _scan(name[:6], str(index), name, tmp_path, image=f"{name}.nii.gz", mask=f"{name}_mask.nii.gz")
         for index, name in enumerate(["sub-01_ses-1", "sub-01_ses-2", "sub-02", "sub-03"])
     ]
-    for entry in entries:
+    for scan in scans:
         for key in ("image", "mask"):
-            (tmp_path / entry[key]).touch()
+            scan.path(key).touch()
     splits = {"sub-01": "training", "sub-02": "validation", "sub-03": "training"}
-    write_datalist(tmp_path, entries, splits)
+    write_datalist(tmp_path, scans, splits)
     return tmp_path
 
 
 def test_sessions_of_a_participant_stay_together(cohort):
-    datalist = read_datalist(cohort)
-    scans = {split: [entry["scan"] for entry in datalist[split]] for split in SPLITS}
+    scans = {split: [scan.name for scan in listed] for split, listed in read_cohort(cohort).items()}
     assert scans == {"training": ["sub-01_ses-1", "sub-01_ses-2", "sub-03"], "validation": ["sub-02"], "test": []}
 
 
@@ -154,26 +158,31 @@ def test_entries_have_absolute_paths_of_the_asked_images(cohort):
 
 
 def test_the_checksum_follows_scans_splits_preparation_and_labels_but_not_the_order(cohort):
-    def checksum(entries, splits):
-        write_datalist(cohort, entries, splits)
-        return read_datalist(cohort)["checksum"]
+    def checksum(scans, splits):
+        write_datalist(cohort, scans, splits)
+        return read_json(cohort / DATALIST)["checksum"]
 
-    datalist = read_datalist(cohort)
-    entries = [entry for split in SPLITS for entry in datalist[split]]
-    splits = {entry["participant"]: split for split in SPLITS for entry in datalist[split]}
+    def changed(scan, **values):
+        return PreparedScan(cohort, {**scan.entry, **values})
+
+    before = read_json(cohort / DATALIST)["checksum"]
+    listed = read_cohort(cohort)
+    first, *others = [scan for split in SPLITS for scan in listed[split]]
+    scans = [first, *others]
+    splits = {scan.participant: split for split in SPLITS for scan in listed[split]}
     (cohort / "tissue.nii.gz").write_bytes(b"labels")
-    labelled = [{**entries[0], "tissue": "tissue.nii.gz"}, *entries[1:]]
+    labelled = [changed(first, tissue="tissue.nii.gz"), *others]
     known = [
-        checksum(entries, splits),
-        checksum([{**entries[0], "checksum": "new"}, *entries[1:]], splits),
-        checksum(entries, {**splits, "sub-03": "test"}),
+        checksum(scans, splits),
+        checksum([changed(first, checksum="new"), *others], splits),
+        checksum(scans, {**splits, "sub-03": "test"}),
         checksum(labelled, splits),
     ]
-    assert known[0] == datalist["checksum"] == checksum(entries[::-1], splits)
+    assert known[0] == before == checksum(scans[::-1], splits)
     (cohort / "tissue.nii.gz").write_bytes(b"others")
     known.append(checksum(labelled, splits))
     (cohort / "dataset_description.json").write_text('{"Preparation": {"voxel_size": 3}}')
-    known.append(checksum(entries, splits))
+    known.append(checksum(scans, splits))
     assert len(set(known)) == len(known)
 
 
@@ -182,22 +191,22 @@ def test_a_list_that_was_edited_into_an_overlap_is_refused(cohort):
     datalist["test"] = datalist["training"][:1]
     (cohort / DATALIST).write_text(json.dumps(datalist))
     with pytest.raises(InputError, match="in two splits"):
-        read_datalist(cohort)
-    with pytest.raises(SystemExit, match=r"error: .*in two splits"):
+        read_cohort(cohort)
+    with pytest.raises(InputError, match=r".*in two splits"):
         load_entries(str(cohort), "training")
 
 
-def test_a_cohort_that_cannot_be_used_ends_the_program_with_a_sentence(cohort, tmp_path_factory):
-    with pytest.raises(SystemExit, match=r"error: .*found no datalist\.json.*scripts prepare"):
+def test_a_cohort_that_cannot_be_used_is_refused_with_a_sentence(cohort, tmp_path_factory):
+    with pytest.raises(InputError, match=r".*found no datalist\.json.*scripts prepare"):
         load_entries(str(tmp_path_factory.mktemp("none")), "training")
-    with pytest.raises(SystemExit, match=r"error: .*found no datalist\.json"):
+    with pytest.raises(InputError, match=r".*found no datalist\.json"):
         load_entries(str(cohort / "missing"), "training")
-    with pytest.raises(SystemExit, match=r"error: .*found no scan in test"):
+    with pytest.raises(InputError, match=r".*found no scan in test"):
         load_entries(str(cohort), "test")
-    with pytest.raises(SystemExit, match=r"error: .*found no scan in training with image and tissue.*scripts label"):
+    with pytest.raises(InputError, match=r".*found no scan in training with image and tissue.*scripts label"):
         load_entries(str(cohort), "training", ["image", "tissue"])
     (cohort / "sub-02.nii.gz").unlink()
-    with pytest.raises(SystemExit, match=r"error: .*sub-02\.nii\.gz: no such file"):
+    with pytest.raises(InputError, match=r".*sub-02\.nii\.gz: no such file"):
         load_entries(str(cohort), "validation")
     assert len(load_entries(str(cohort), "training")) == 3
 

@@ -15,12 +15,13 @@ from typer.testing import CliRunner
 
 import scripts.cohort.prepare as module
 from scripts.__main__ import app
-from scripts.cohort.datalist import SPLITS, read_datalist
+from scripts.cohort.datalist import DATALIST, SPLITS
 from scripts.cohort.prepare import _to_ras, prepare_cohort
+from scripts.io.files import read_json
+from scripts.io.gradients import read_gradients, read_scheme
+from scripts.io.raw_scan import open_scan
 from transforms.errors import InputError
-from transforms.gradients import read_gradients
-from transforms.scan import ScanToInput
-from transforms.scheme import load_scheme
+from transforms.preprocessing import ScanToInput
 
 VOXEL_SIZE = 4.0
 GOOD = ("sub-01", "sub-02", "sub-03")
@@ -88,8 +89,8 @@ def _stem(folder: Path, subject: str) -> str:
 @pytest.mark.parametrize("subject", ["sub-01", "sub-02"])
 def test_files_hold_what_the_transforms_give(prepared, raw, scheme, subject):
     scan, stem = raw[1][subject], _stem(prepared[0], subject)
-    paths = {"dwi": scan.dwi, "bval": scan.bval, "bvec": scan.bvec}
-    data = ScanToInput(str(scheme), 1000.0, VOXEL_SIZE)({key: str(path) for key, path in paths.items()})
+    opened = open_scan(scan.dwi, scan.bval, scan.bvec)
+    data = ScanToInput(read_scheme(scheme), VOXEL_SIZE)({"raw_scan": opened})
     # there is a brain, and something around it
     assert 0.08 < float(data["mask"].mean()) < 0.9
     for name, key, tolerance in (
@@ -106,7 +107,7 @@ def test_files_hold_what_the_transforms_give(prepared, raw, scheme, subject):
         np.testing.assert_allclose(image.header.get_zooms()[:3], VOXEL_SIZE, rtol=1e-5)
     # the gradient files belong to the image that stands beside them
     table = read_gradients(f"{stem}attenuation_dwi.bval", f"{stem}attenuation_dwi.bvec", data["image"].affine.numpy())
-    np.testing.assert_allclose(table[:, :3], load_scheme(scheme), atol=1e-6)
+    np.testing.assert_allclose(table[:, :3], read_scheme(scheme), atol=1e-6)
     np.testing.assert_array_equal(table[:, 3], 1000)
 
 
@@ -138,7 +139,7 @@ def test_scans_that_cannot_be_used_are_left_out_with_their_reason(prepared, raw)
     assert failures["sub-06"] == (
         f"{scans['sub-06'].dwi}: found b = 0 (1 volume), 3000 (16 volumes), expected a shell of b = 1000 +- 100 s/mm2."
     )
-    datalist = read_datalist(prepared[0])
+    datalist = read_json(prepared[0] / DATALIST)
     assert sorted(entry["scan"] for split in SPLITS for entry in datalist[split]) == list(GOOD)
     assert [len(datalist[split]) for split in SPLITS] == [1, 1, 1]
     # nothing is left of those that failed half way
@@ -160,7 +161,7 @@ def test_names_are_those_of_bids_derivatives(prepared):
     expected |= {"dataset_description.json", "datalist.json", "scheme.bvec", "scheme.bval"}
     assert set(state(prepared[0])) == expected
     for split in SPLITS:
-        for entry in read_datalist(prepared[0])[split]:
+        for entry in read_json(prepared[0] / DATALIST)[split]:
             stem = f"{entry['scan']}/dwi/{entry['scan']}_desc-"
             assert entry["image"] == f"{stem}attenuation_dwi.nii.gz"
             assert entry["b0"] == f"{stem}b0_dwi.nii.gz"
@@ -173,8 +174,8 @@ def test_sessions_have_folders_of_their_own(tmp_path, heads, prepare):
     for seed, session in enumerate(("ses-1", "ses-2")):
         heads.write_scan(root / "sub-01" / session / "dwi" / f"sub-01_{session}_dwi.nii.gz", seed)
     prepare(root, out)
-    (split,) = [name for name in SPLITS if read_datalist(out)[name]]
-    for entry, session in zip(read_datalist(out)[split], ("ses-1", "ses-2"), strict=True):
+    (split,) = [name for name in SPLITS if read_json(out / DATALIST)[name]]
+    for entry, session in zip(read_json(out / DATALIST)[split], ("ses-1", "ses-2"), strict=True):
         assert entry["image"] == f"sub-01/{session}/dwi/sub-01_{session}_desc-attenuation_dwi.nii.gz"
         assert (out / entry["image"]).is_file()
 
@@ -200,7 +201,7 @@ def test_a_changed_source_is_prepared_again_and_alone(tmp_path, heads, prepare):
     root, out = tmp_path / "raw", tmp_path / "out"
     heads.write_bids(root, GOOD[:2])
     prepare(root, out)
-    before, entries = state(out), read_datalist(out)
+    before, entries = state(out), read_json(out / DATALIST)
     dwi = root / "sub-02" / "dwi" / "sub-02_dwi.nii.gz"
     heads.write_scan(dwi, seed=77)
     prepare(root, out)
@@ -211,8 +212,8 @@ def test_a_changed_source_is_prepared_again_and_alone(tmp_path, heads, prepare):
     fresh = tmp_path / "fresh"
     prepare(root, fresh)
     same_images(out, fresh)
-    assert read_datalist(out)["checksum"] != entries["checksum"]
-    checksums = {entry["scan"]: entry["checksum"] for split in SPLITS for entry in read_datalist(out)[split]}
+    assert read_json(out / DATALIST)["checksum"] != entries["checksum"]
+    checksums = {entry["scan"]: entry["checksum"] for split in SPLITS for entry in read_json(out / DATALIST)[split]}
     assert checksums["sub-02"] == hashlib.sha256(dwi.read_bytes()).hexdigest()
 
 
@@ -329,7 +330,7 @@ def test_hcp_layout_takes_the_given_mask(hcp, heads):
     assert sidecar["BrainMask"] == "given"
     assert sidecar["Volumes"] == {"b0": 2, "shell": 16}
     assert len(sidecar["SourceChecksums"]) == 4
-    assert [len(read_datalist(out)[split]) for split in SPLITS] == [1, 1, 0]
+    assert [len(read_json(out / DATALIST)[split]) for split in SPLITS] == [1, 1, 0]
 
 
 def _add_labels(out: Path) -> None:
@@ -344,9 +345,9 @@ def _add_labels(out: Path) -> None:
 
 def test_labels_and_splits_survive_a_second_preparation(copy, raw, prepare):
     _add_labels(copy)
-    before = read_datalist(copy)
+    before = read_json(copy / DATALIST)
     prepare(raw[0], copy, seed=5)
-    after = read_datalist(copy)
+    after = read_json(copy / DATALIST)
     assert {split: after[split] for split in SPLITS} == {split: before[split] for split in SPLITS}
     assert all("tissue" in entry for split in SPLITS for entry in before[split])
 
@@ -358,7 +359,7 @@ def test_labels_of_a_changed_scan_are_dropped(tmp_path, heads, prepare):
     _add_labels(out)
     heads.write_scan(root / "sub-02" / "dwi" / "sub-02_dwi.nii.gz", seed=77)
     prepare(root, out)
-    labelled = {entry["scan"]: "tissue" in entry for split in SPLITS for entry in read_datalist(out)[split]}
+    labelled = {entry["scan"]: "tissue" in entry for split in SPLITS for entry in read_json(out / DATALIST)[split]}
     assert labelled == {"sub-01": True, "sub-02": False}
 
 
@@ -370,7 +371,7 @@ def test_labels_on_another_grid_than_the_scan_are_dropped(tmp_path, heads, prepa
     _add_labels(out)
     heads.write_mask(scans["100206"].mask, scans["100206"].affine, scale=0.5)
     prepare(root, out, "hcp")
-    for entry in read_datalist(out)["training"]:
+    for entry in read_json(out / DATALIST)["training"]:
         shapes = {nib.load(out / entry[key]).shape[:3] for key in ("image", "mask", "tissue") if key in entry}
         assert len(shapes) == 1
 
@@ -388,7 +389,7 @@ def test_two_processes_give_what_one_gives_and_the_command_reports_who_is_left_o
     assert "  left out sub-100408: " in result.stdout
     assert "expected at least one volume of b <= 50." in result.stdout
     same_images(out, hcp[1])
-    assert read_datalist(out) == read_datalist(hcp[1])
+    assert read_json(out / DATALIST) == read_json(hcp[1] / DATALIST)
 
 
 def test_the_command_fails_where_every_scan_is_left_out(tmp_path, heads):

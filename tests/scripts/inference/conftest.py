@@ -6,7 +6,9 @@ import pytest
 import torch
 from monai.transforms import DivisiblePadd
 
-from transforms.scan import ScanToInput
+from scripts.io.gradients import read_scheme
+from scripts.io.raw_scan import open_scan
+from transforms.preprocessing import ScanToInput
 
 ORIENTATIONS = ("LAS", "oblique", "RAS")
 SHELLS = ((0, 1), (1000, 10), (5, 1), (3000, 6), (1000, 8), (0, 1))
@@ -20,10 +22,10 @@ def checkpoint(tmp_path_factory):
 
 
 def _load(raw, scheme, voxel_size):
-    """Input of the network, padded as the configs of inference do, with the files it comes from."""
-    paths = {"dwi": raw.dwi, "bval": raw.bval, "bvec": raw.bvec}
-    data = ScanToInput(str(scheme), 1000.0, voxel_size)({key: str(path) for key, path in paths.items()})
-    return DivisiblePadd(keys=["image", "b0", "mask"], k=8)(data)
+    """Input of the network, padded as the configs of inference do, with the opened scan that it comes from."""
+    scan = open_scan(raw.dwi, raw.bval, raw.bvec)
+    data = ScanToInput(read_scheme(scheme), voxel_size)({"raw_scan": scan})
+    return {**DivisiblePadd(keys=["image", "b0", "mask"], k=8)(data), "raw_scan": scan}
 
 
 @pytest.fixture(scope="module", params=ORIENTATIONS)

@@ -9,7 +9,9 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from scripts.inference import SaveRestoration, SaveTissue, find_scan
+from scripts.inference import SaveRestoration, SaveTissue
+from scripts.io.raw_scan import open_scan
+from transforms.errors import InputError
 
 AXIS = np.array([0.8, 0.6, 0.0])
 
@@ -42,7 +44,7 @@ def smooth_inside(mask, affine, heads, world, scale):
 
 def test_a_network_that_changes_nothing_gives_the_scan_itself(case, checkpoint, tmp_path):
     raw, data = case
-    SaveRestoration(str(tmp_path), str(checkpoint), 1000.0)({**data, "pred": data["image"].clone()})
+    SaveRestoration(data["raw_scan"], str(tmp_path), str(checkpoint))({**data, "pred": data["image"].clone()})
     restored, affine = read(tmp_path / "sub-01_ses-2_desc-restored_dwi.nii.gz")
     original, _ = read(raw.dwi)
     assert restored.dtype == np.float32
@@ -65,7 +67,7 @@ def test_a_change_arrives_at_its_place_in_its_directions_times_b0(case, heads, c
     along = lambda directions: (directions @ AXIS) ** 2  # noqa: E731
     change = 0.1 + along(np.asarray(data["gradients"])[:, :3])[:, None, None, None] * ramp(grid)
     pred = data["image"] + torch.from_numpy(change.astype(np.float32))
-    SaveRestoration(str(tmp_path), str(checkpoint), 1000.0)({**data, "pred": pred})
+    SaveRestoration(data["raw_scan"], str(tmp_path), str(checkpoint))({**data, "pred": pred})
     restored = read(tmp_path / "sub-01_ses-2_desc-restored_dwi.nii.gz")[0].astype(np.float64)
     original = read(raw.dwi)[0].astype(np.float64)
     shell, b0 = shell_and_b0(raw)
@@ -96,9 +98,9 @@ def test_a_change_arrives_at_its_place_in_its_directions_times_b0(case, heads, c
 def test_what_a_network_does_outside_the_mask_is_ignored_and_no_signal_turns_negative(case, checkpoint, tmp_path):
     raw, data = case
     outside = data["image"] + 0.5 * (1 - data["mask"])
-    SaveRestoration(str(tmp_path / "1"), str(checkpoint), 1000.0)({**data, "pred": outside})
+    SaveRestoration(data["raw_scan"], str(tmp_path / "1"), str(checkpoint))({**data, "pred": outside})
     np.testing.assert_array_equal(read(tmp_path / "1" / "sub-01_ses-2_desc-restored_dwi.nii.gz")[0], read(raw.dwi)[0])
-    SaveRestoration(str(tmp_path / "2"), str(checkpoint), 1000.0)({**data, "pred": data["image"] - 2})
+    SaveRestoration(data["raw_scan"], str(tmp_path / "2"), str(checkpoint))({**data, "pred": data["image"] - 2})
     restored = read(tmp_path / "2" / "sub-01_ses-2_desc-restored_dwi.nii.gz")[0]
     assert restored.min() >= 0
     assert (restored[..., shell_and_b0(raw)[0]] == 0).sum() > 1000
@@ -119,7 +121,7 @@ def test_tissue_comes_to_its_place_in_the_world(case, heads, scheme, checkpoint,
     pred = probabilities(heads.world_grid(affine.numpy(), data["image"].shape[1:])).astype(np.float32)
     mask = data["mask"].as_tensor()
     pred = torch.where(mask > 0.5, torch.from_numpy(pred), torch.eye(4)[0][:, None, None, None])
-    SaveTissue(str(tmp_path), str(checkpoint), 1000.0)({**data, "pred": MetaTensor(pred, affine=affine)})
+    SaveTissue(data["raw_scan"], str(tmp_path), str(checkpoint))({**data, "pred": MetaTensor(pred, affine=affine)})
 
     stem = tmp_path / "sub-01_ses-2_desc-tissue"
     found, found_affine = read(f"{stem}_probseg.nii.gz")
@@ -165,7 +167,7 @@ def test_beyond_the_field_of_view_is_background_and_probabilities_still_add_up(c
     pred = torch.zeros(4, *cropped["mask"].shape[1:])
     pred[2] = 1
     cropped["pred"] = MetaTensor(pred, affine=data["image"].affine)
-    SaveTissue(str(tmp_path), str(checkpoint), 1000.0)(cropped)
+    SaveTissue(data["raw_scan"], str(tmp_path), str(checkpoint))(cropped)
     found = read(tmp_path / "sub-01_ses-2_desc-tissue_probseg.nii.gz")[0]
     np.testing.assert_allclose(found.sum(axis=-1), 1, atol=2.5 / 65535)
     white = found[..., 2]
@@ -177,10 +179,11 @@ def test_beyond_the_field_of_view_is_background_and_probabilities_still_add_up(c
 def test_a_sidecar_says_what_a_result_was_made_of_and_its_folder_is_described_once(case, checkpoint, heads, tmp_path):
     raw, data = case
     mask = heads.write_mask(tmp_path / "mask.nii.gz", raw.affine)
-    data = {**data, "brain_mask": str(mask), "pred": data["image"].clone()}
+    scan = open_scan(raw.dwi, raw.bval, raw.bvec, mask)
+    data = {**data, "raw_scan": scan, "pred": data["image"].clone()}
     out = tmp_path / "out"
-    SaveRestoration(str(out), str(checkpoint), 1000.0)(data)
-    SaveTissue(str(out), str(checkpoint), 1000.0)({**data, "pred": data["mask"].expand(4, -1, -1, -1) / 4})
+    SaveRestoration(data["raw_scan"], str(out), str(checkpoint))(data)
+    SaveTissue(data["raw_scan"], str(out), str(checkpoint))({**data, "pred": data["mask"].expand(4, -1, -1, -1) / 4})
     for name in ("restored_dwi", "tissue_dseg", "tissue_probseg"):
         sidecar = json.loads((out / f"sub-01_ses-2_desc-{name}.json").read_text())
         assert sidecar["Sources"] == [str(path) for path in (raw.dwi, raw.bval, raw.bvec, mask)]
@@ -195,20 +198,19 @@ def test_a_sidecar_says_what_a_result_was_made_of_and_its_folder_is_described_on
     assert content["GeneratedBy"][0]["Name"] == "dmri-pretraining"
     # one that is there stays
     description.write_text('{"Name": "mine"}')
-    SaveRestoration(str(out), str(checkpoint), 1000.0)(data)
+    SaveRestoration(data["raw_scan"], str(out), str(checkpoint))(data)
     assert json.loads(description.read_text()) == {"Name": "mine"}
 
 
-def test_find_scan_lists_only_what_was_given(heads, tmp_path):
+def test_an_opened_scan_names_the_files_that_it_was_opened_from(heads, tmp_path):
     raw = heads.write_scan(tmp_path / "a_dwi.nii.gz", mask=tmp_path / "mask.nii.gz")
-    assert find_scan(str(raw.dwi)) == [{"dwi": str(raw.dwi)}]
+    gradients = {"bval": tmp_path / "a_dwi.bval", "bvec": tmp_path / "a_dwi.bvec"}
+    assert open_scan(str(raw.dwi)).files == {"dwi": raw.dwi, **gradients}
     everything = {"dwi": raw.dwi, "bval": raw.bval, "bvec": raw.bvec, "brain_mask": raw.mask}
-    assert find_scan(**{key: str(path) for key, path in everything.items()}) == [
-        {key: str(path) for key, path in everything.items()}
-    ]
+    assert open_scan(**{key: str(path) for key, path in everything.items()}).files == everything
 
 
-def test_scans_that_cannot_be_used_end_the_program_with_a_sentence(heads, tmp_path):
+def test_scans_that_cannot_be_used_are_refused_with_a_sentence(heads, tmp_path):
     raw = heads.write_scan(tmp_path / "a_dwi.nii.gz")
     shell_only = heads.write_scan(tmp_path / "b_dwi.nii.gz", gradients=heads.table((1000, 7)))
     short = tmp_path / "short.bval"
@@ -229,8 +231,8 @@ def test_scans_that_cannot_be_used_end_the_program_with_a_sentence(heads, tmp_pa
         ({"dwi": raw.dwi, "brain_mask": raw.dwi}, r"expected 3 dimensions"),
     ]
     for arguments, sentence in cases:
-        with pytest.raises(SystemExit, match=f"^error: .*{sentence}") as raised:
-            find_scan(
+        with pytest.raises(InputError, match=f"^.*{sentence}") as raised:
+            open_scan(
                 **{key: value if isinstance(value, float) else value and str(value) for key, value in arguments.items()}
             )
         assert "\n" not in str(raised.value)

@@ -36,7 +36,7 @@ def test_directions_are_unit_vectors_in_world_axes_of_the_scan(case, checkpoint,
     signs = np.random.default_rng(0).choice([-1.0, 1.0], data["image"].shape[1:])
     pred = torch.from_numpy((AXIS[:, None, None, None] * signs).astype(np.float32))
     data = {**data, "pred": pred, "white_matter": left_half(data, heads)}
-    SaveDirection(str(tmp_path), str(checkpoint), 1000.0)(data)
+    SaveDirection(data["raw_scan"], str(tmp_path), str(checkpoint))(data)
     peaks, affine = read(tmp_path / "sub-01_ses-2_desc-peak_dwi.nii.gz")
     assert peaks.shape == (*nib.load(raw.dwi).shape[:3], 3)
     np.testing.assert_array_equal(affine, nib.load(raw.dwi).affine)
@@ -63,7 +63,7 @@ def test_counts_are_those_of_white_matter_and_none_elsewhere(case, checkpoint, h
     raw, data = case
     two = torch.tensor([0.1, 0.2, 0.6, 0.1])[:, None, None, None].expand(-1, *data["image"].shape[1:])
     data = {**data, "pred": two, "white_matter": left_half(data, heads)}
-    SaveCrossings(str(tmp_path), str(checkpoint), 1000.0)(data)
+    SaveCrossings(data["raw_scan"], str(tmp_path), str(checkpoint))(data)
     counts, affine = read(tmp_path / "sub-01_ses-2_desc-npeaks_dseg.nii.gz")
     np.testing.assert_array_equal(affine, nib.load(raw.dwi).affine)
     assert set(np.unique(counts)) == {0, 2}
@@ -86,7 +86,7 @@ def test_what_lies_outside_white_matter_does_not_mix_with_what_lies_inside(case,
     data = {**data, "white_matter": white}
 
     directions = {"pred": torch.where(inside, *axes), "disagreement": torch.where(inside, 5.0, 90.0)}
-    SaveDirection(str(tmp_path), str(checkpoint), 1000.0)({**data, **directions})
+    SaveDirection(data["raw_scan"], str(tmp_path), str(checkpoint))({**data, **directions})
     peaks, _ = read(tmp_path / "sub-01_ses-2_desc-peak_dwi.nii.gz")
     apart, _ = read(tmp_path / "sub-01_ses-2_desc-peakdisagreement_map.nii.gz")
     there = np.linalg.norm(peaks, axis=-1) > 0
@@ -95,7 +95,7 @@ def test_what_lies_outside_white_matter_does_not_mix_with_what_lies_inside(case,
     assert (apart[~there] == 0).all()
 
     classes = {"pred": torch.where(inside, *counts), "disagreement": torch.where(inside, 0.25, 1.0)}
-    SaveCrossings(str(tmp_path), str(checkpoint), 1000.0)({**data, **classes})
+    SaveCrossings(data["raw_scan"], str(tmp_path), str(checkpoint))({**data, **classes})
     found = nib.load(tmp_path / "sub-01_ses-2_desc-npeaks_probseg.nii.gz").get_fdata()
     apart = nib.load(tmp_path / "sub-01_ses-2_desc-npeaksdisagreement_map.nii.gz").get_fdata()
     expected = np.where(there[..., None], [0.1, 0.2, 0.6, 0.1], [1.0, 0.0, 0.0, 0.0])
@@ -113,7 +113,7 @@ def test_an_answer_that_is_no_number_makes_no_map(case, checkpoint, heads, tmp_p
     with pytest.raises(
         InputError, match=r"sub-01_ses-2_dwi\.nii\.gz: found NaN or infinity in 1 voxels of the network's"
     ):
-        save(str(tmp_path), str(checkpoint), 1000.0)(data)
+        save(data["raw_scan"], str(tmp_path), str(checkpoint))(data)
     assert not list(tmp_path.iterdir())
 
 
@@ -123,7 +123,7 @@ def test_several_networks_leave_a_map_of_their_disagreement(case, checkpoint, he
     pred[2] = 1
     disagreement = torch.full((1, *data["image"].shape[1:]), 12.5)
     data = {**data, "pred": pred, "white_matter": left_half(data, heads), "disagreement": disagreement}
-    SaveDirection(str(tmp_path), [str(checkpoint)] * 3, 1000.0)(data)
+    SaveDirection(data["raw_scan"], str(tmp_path), [str(checkpoint)] * 3)(data)
     apart, _ = read(tmp_path / "sub-01_ses-2_desc-peakdisagreement_map.nii.gz")
     assert apart.max() == pytest.approx(12.5, rel=1e-4)
     sidecar = json.loads((tmp_path / "sub-01_ses-2_desc-peakdisagreement_map.json").read_text())
@@ -197,7 +197,7 @@ def test_an_ensemble_has_each_checkpoint_once(tmp_path):
     assert not torch.equal(single[0], single[1])
     torch.testing.assert_close(together, torch.cat(single, dim=1))
     torch.testing.assert_close(load_networks(nn.Conv3d(2, 4, 1), paths[:1])(image), single[0])
-    with pytest.raises(SystemExit, match=r"missing\.pt: no such file"):
+    with pytest.raises(InputError, match=r"missing\.pt: no such file"):
         load_networks(nn.Conv3d(2, 4, 1), [paths[0], str(tmp_path / "missing.pt")])
 
 

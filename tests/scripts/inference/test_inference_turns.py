@@ -9,15 +9,15 @@ from monai.bundle import ConfigParser
 from scripts.training.baselines import Voxelwise, direction_by_tensor
 from scripts.training.metrics import angular_error
 from tests.turns import TURNS, turned_copy
-from transforms.scheme import default_scheme
-from transforms.tensor import fit_tensor, fractional_anisotropy
+from transforms.diffusion.dti import fit_tensor_lls, fractional_anisotropy
+from transforms.diffusion.scheme import default_scheme
 
 GRADIENTS = np.column_stack([default_scheme(), np.full(64, 1000.0)])
 
 
 def soft_classes(image):
     """Logits of four classes that change from voxel to voxel and by themselves do not turn."""
-    mean, fa = image.mean(dim=0), fractional_anisotropy(fit_tensor(image, GRADIENTS))
+    mean, fa = image.mean(dim=0), fractional_anisotropy(fit_tensor_lls(image, GRADIENTS))
     return torch.stack([1 - 4 * mean, fa, 2 * mean, 1 - fa])
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from scripts.training.artifact_errors import artifact_errors
 from transforms.artifacts import preset
-from transforms.scheme import default_scheme
+from transforms.diffusion.scheme import default_scheme
 
 SHAPE = (8, 9, 10, 11)
 DIRECTIONS = default_scheme()[:8].tolist()

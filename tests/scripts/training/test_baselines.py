@@ -9,11 +9,12 @@ from monai.handlers import IgniteMetricHandler, from_engine
 from monai.transforms import Compose
 from scipy.spatial.transform import Rotation
 
-from scripts.files import write_json
+from scripts.io.files import write_json
 from scripts.training import baselines as module
 from scripts.training.metrics import Accuracy, angular_error
-from transforms.scheme import default_scheme
-from transforms.targets import TISSUES, decode_direction, encode_direction
+from transforms.diffusion.scheme import default_scheme
+from transforms.label_classes import TISSUES
+from transforms.targets import decode_direction, encode_direction
 
 GRADIENTS = np.column_stack([default_scheme(), np.full(64, 1000.0)])
 SHAPE = (2, 3, 4)

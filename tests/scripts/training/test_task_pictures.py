@@ -5,7 +5,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 
-from scripts.training.pictures import COUNT_COLOURS, crossings, direction, direction_colours, slices
+from scripts.training.pictures import NUFO_COLOURS, crossings, direction, direction_colours, slices
 
 SHAPE = (12, 16, 10)
 
@@ -31,14 +31,14 @@ def test_counts_are_drawn_in_white_matter(white_matter, image):
     scores = torch.rand((4, *SHAPE), generator=generator)
     label = torch.where(white_matter, count.float(), torch.nan)[None]
     found = shown(crossings({"image": image, "label": label, "pred": scores}))
-    for title, volume in (("true count", count), ("predicted count", scores.argmax(dim=0))):
+    for title, volume in (("true NuFO", count), ("predicted NuFO", scores.argmax(dim=0))):
         expected = slices(torch.where(white_matter, volume, -1).numpy())
         for view, plane in zip(("axial", "coronal", "sagittal"), expected, strict=True):
             np.testing.assert_array_equal(found[f"{title}, {view}"].get_array(), plane)
-    drawn = found["true count, axial"]
+    drawn = found["true NuFO, axial"]
     for number, name in ((-1, "black"), (0, "dimgray"), (1, "tab:blue"), (2, "tab:orange"), (3, "gold")):
         assert drawn.to_rgba(number)[:3] == pytest.approx(to_rgb(name)), number
-    assert COUNT_COLOURS.N == 5
+    assert NUFO_COLOURS.N == 5
 
 
 def test_axes_are_red_to_the_side_green_to_the_front_and_blue_upwards():

@@ -13,10 +13,10 @@ from mlflow import MlflowClient
 from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 
-from scripts.files import read_json, write_json
+from scripts.io.files import read_json, write_json
 from scripts.training.batch import PaddedCollate
-from scripts.training.checkpoints import read_checkpoint
 from scripts.training.metrics import angular_error
+from scripts.training.weights import read_checkpoint
 
 CONFIGS = Path(__file__).parents[3] / "bundle" / "configs"
 SCHEME = np.array([[1, 1, 0], [1, -1, 0], [1, 0, 1], [1, 0, -1], [0, 1, 1], [0, 1, -1]]) / np.sqrt(2)

@@ -13,8 +13,10 @@ from monai.bundle import ConfigParser
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import IgniteMetricHandler, ValidationHandler, from_engine
 
-from scripts.files import read_json, write_json
-from scripts.training.tracking import Tracker, code_state, cohort_checksum
+from scripts.cohort.datalist import cohort_checksum
+from scripts.io.files import read_json, write_json
+from scripts.training.tracking import Tracker
+from scripts.version import code_state
 
 DATA = [{"image": torch.full((1, 2), float(i)), "label": torch.zeros(1, 1)} for i in range(3)]
 
@@ -167,6 +169,7 @@ def test_the_run_keeps_pictures_and_the_whole_config_with_its_overrides(store, r
                 "experiment_name": request.node.name,
                 "output_dir": str(tmp_path),
                 "parameters": {"rate": "@rate"},
+                "config": {"_target_": "scripts.parsed_config.parsed_config"},
             },
         }
     )

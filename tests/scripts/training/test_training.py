@@ -19,13 +19,13 @@ from monai.transforms import Compose, RandGaussianNoised, RandScaleIntensityd
 from monai.utils import set_determinism
 
 from scripts.engines import run
-from scripts.files import read_json, write_json
+from scripts.io.files import read_json, write_json
 from scripts.training.batch import SelfSupervisedBatch
-from scripts.training.checkpoints import read_checkpoint
 from scripts.training.losses import MaskedL1Loss
 from scripts.training.seeds import EpochSeed
+from scripts.training.weights import read_checkpoint
 from transforms.artifacts import PRESETS, ScanInfo, preset
-from transforms.scheme import default_scheme
+from transforms.diffusion.scheme import default_scheme
 
 CONFIGS = Path(__file__).parents[3] / "bundle" / "configs"
 

@@ -5,7 +5,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from transforms.artifacts import Acquisition, BiasField, Eddy, Ghosting, Motion, Noise, ScanInfo
-from transforms.scheme import default_scheme
+from transforms.diffusion.scheme import default_scheme
 
 SHAPE = (7, 16, 19, 13)
 DIRECTIONS = default_scheme()[:7]

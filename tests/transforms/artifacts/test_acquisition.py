@@ -10,8 +10,8 @@ from scipy import special
 
 from transforms.artifacts import Acquisition, AcquisitionParams, MotionParams, ScanInfo
 from transforms.artifacts.motion import rotation_matrix
+from transforms.diffusion.scheme import default_scheme
 from transforms.errors import InputError
-from transforms.scheme import default_scheme
 
 SCHEME = default_scheme()
 

@@ -1,0 +1,159 @@
+"""A scan of a prepared cohort: where its files lie, and by which keys ``datalist.json`` names them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scripts.io.bids import LABEL_SUFFIXES, session_of, sidecar
+from scripts.io.files import read_json
+from transforms.errors import InputError
+
+IMAGE_SUFFIXES = {"image": "desc-attenuation_dwi", "b0": "desc-b0_dwi", "mask": "desc-brain_mask"}
+"""What the name of a prepared image ends in, by its key."""
+
+KEYS_ON_DISK = {key: key for key in (*IMAGE_SUFFIXES, *LABEL_SUFFIXES)} | {"nufo": "n_peaks"}
+"""Key of each file in ``datalist.json``, by its key in the code and in the configs."""
+
+NDIM = {"image": 4, "tissue_prob": 4, "peak": 4}
+"""Dimensions of the images that have several volumes; the others have 3."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Files of the labels of one prepared scan.
+
+    Attributes:
+        stem: path of the files without what their names end in, ``<folder>/sub-01/dwi/sub-01``.
+    """
+
+    stem: Path
+
+    def path(self, key: str) -> Path:
+        """Image of a label, a key of ``LABEL_SUFFIXES``."""
+        return _with_suffix(self.stem, f"{LABEL_SUFFIXES[key]}.nii.gz")
+
+    @property
+    def record(self) -> Path:
+        """JSON that says how all of them were made; it is written last."""
+        return _with_suffix(self.stem, "desc-labels.json")
+
+    @property
+    def picture(self) -> Path:
+        """Picture for a quick look."""
+        return _with_suffix(self.stem, "desc-labels.png")
+
+
+@dataclass(frozen=True)
+class PreparedScan:
+    """A scan of a prepared cohort.
+
+    Attributes:
+        folder: of the cohort.
+        entry: of the scan in ``datalist.json``.
+    """
+
+    folder: Path
+    entry: Mapping[str, Any]
+
+    @classmethod
+    def planned(cls, folder: Path, participant: str, name: str, checksum: str) -> PreparedScan:
+        """Make the entry of a scan that is about to be prepared.
+
+        Args:
+            folder: of the cohort.
+            participant: BIDS label with its prefix.
+            name: BIDS entities that name the scan.
+            checksum: of the raw image.
+        """
+        scan = cls(folder, {"participant": participant, "scan": name})
+        files = {key: _with_suffix(scan.stem, f"{suffix}.nii.gz") for key, suffix in IMAGE_SUFFIXES.items()}
+        return cls(folder, {**scan.entry, "checksum": checksum, **scan._relative(files)})
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def name(self) -> str:
+        """BIDS entities that name the scan, ``sub-01_ses-2_dir-AP``."""
+        return str(self.entry["scan"])
+
+    @property
+    def participant(self) -> str:
+        """BIDS label with its prefix, ``sub-01``."""
+        return str(self.entry["participant"])
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the raw image."""
+        return str(self.entry["checksum"])
+
+    @property
+    def stem(self) -> Path:
+        """Path of the scan's files without what their names end in."""
+        session = session_of(self.name)
+        return self.folder.joinpath(self.participant, *([session] if session else []), "dwi", self.name)
+
+    @property
+    def labels(self) -> Labels:
+        """Where the scan's labels lie or will lie."""
+        return Labels(self.stem)
+
+    @property
+    def sidecar(self) -> Path:
+        """JSON that says how the scan was prepared; it is written last."""
+        return sidecar(self.path("image"))
+
+    def __contains__(self, key: str) -> bool:
+        return KEYS_ON_DISK[key] in self.entry
+
+    def path(self, key: str) -> Path:
+        """File of a key of ``KEYS_ON_DISK`` that the entry has."""
+        return self.folder / str(self.entry[KEYS_ON_DISK[key]])
+
+    def gradient_file(self, ending: str) -> Path:
+        """Gradient file of the attenuations, ``bval`` or ``bvec``."""
+        return _with_suffix(self.stem, f"{IMAGE_SUFFIXES['image']}.{ending}")
+
+    def with_labels(self, files: Mapping[str, Path]) -> PreparedScan:
+        """Return the scan with these labels and no others; ``files`` by key, within the folder."""
+        labels = {KEYS_ON_DISK[key] for key in LABEL_SUFFIXES}
+        kept = {key: value for key, value in self.entry.items() if key not in labels}
+        return PreparedScan(self.folder, kept | self._relative(files))
+
+    def label_files(self, keys: Collection[str] = tuple(LABEL_SUFFIXES)) -> dict[str, Path]:
+        """Return the labels that the entry names and that are there, by key."""
+        return {key: self.path(key) for key in keys if key in self and self.path(key).is_file()}
+
+    def raw_files(self) -> dict[str, Path]:
+        """Find the raw files of the scan by its JSON, which names them relative to the cohort: both may be moved.
+
+        Returns:
+            ``dwi``, ``bval``, ``bvec`` and, where there is one, ``t1w``.
+
+        Raises:
+            InputError: the JSON does not name them, or one is not there any more.
+        """
+        known = read_json(self.sidecar).get("RawFiles")
+        if not known:
+            raise InputError(
+                f"{self.sidecar}: found no RawFiles, expected the places of the raw scan; "
+                "run 'python -m scripts prepare' on this cohort again, which adds them."
+            )
+        files = {name: (self.folder / path).resolve() for name, path in known.items() if name != "brain_mask"}
+        for name, path in files.items():
+            if not path.is_file():
+                raise InputError(
+                    f"{path}: no such file, expected the raw {name} of {self} as {self.sidecar.name} says; "
+                    "if the raw cohort was moved, run 'python -m scripts prepare' again with its new folder."
+                )
+        return files
+
+    def _relative(self, files: Mapping[str, Path]) -> dict[str, str]:
+        return {KEYS_ON_DISK[key]: str(path.relative_to(self.folder)) for key, path in files.items()}
+
+
+def _with_suffix(stem: Path, suffix: str) -> Path:
+    return stem.with_name(f"{stem.name}_{suffix}")

@@ -1,0 +1,342 @@
+"""Labels of one scan of a prepared cohort; what is there and still right is kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from monai.data import MetaTensor
+
+from scripts.cohort.prepared import KEYS_ON_DISK, PreparedScan
+from scripts.io.bids import LABEL_SUFFIXES, sidecar
+from scripts.io.files import read_json, sha256, whole_file, write_json
+from scripts.io.nifti import open_nifti, write_nifti
+from scripts.io.raw_scan import open_scan
+from scripts.io.volume import as_volume, read_volume
+from scripts.labels import t1_tissue, user_segmentations
+from scripts.labels.alignment import MIN_COVERED, MIN_DEPENDENCE, Alignment, with_affine
+from scripts.labels.quality import COLUMNS, picture
+from scripts.labels.shell import Shell, load_shell
+from scripts.labels.t1_registration import register_t1
+from scripts.version import code_version
+from transforms.diffusion import csd, dti
+from transforms.errors import InputError, SignalError
+from transforms.label_classes import MAX_NUFO, TISSUE_ABBREVIATIONS, TISSUES
+from transforms.white_matter import MAX_MD_RATIO, MIN_FA, white_matter
+
+DESCRIPTIONS = {
+    "tissue": "Tissue classes on the grid of the prepared scan.",
+    "tissue_prob": "Fractions of background, gray matter, white matter and cerebrospinal fluid, one volume each.",
+    "white_matter": "Mask of white matter.",
+    "nufo": "Number of peaks of the fibre orientation distribution in white matter, 0 elsewhere.",
+    "peak": "Largest peak of the fibre orientation distribution: unit vector in world RAS, 0 outside white matter.",
+}
+
+WHITE = TISSUE_ABBREVIATIONS.index("WM")
+
+MIN_DICE = 0.4
+"""Overlap of white matter by the T1, or by a given segmentation, and by FA and MD; with less it is not used."""
+
+USUAL_DICE = 0.6
+"""Aligned scans have this and more; with less there is a note."""
+
+PARAMETERS: dict[str, Any] = {
+    "RelativePeakThreshold": csd.RELATIVE_THRESHOLD,
+    "MinimumSeparationDegrees": csd.MIN_SEPARATION_DEGREES,
+    "MaximumNumberOfPeaks": MAX_NUFO,
+    "ResponseFractionalAnisotropy": list(csd.RESPONSE_FA),
+    "WhiteMatterFractionalAnisotropy": MIN_FA,
+    "WhiteMatterMeanDiffusivityRatio": MAX_MD_RATIO,
+    "MarkovRandomFieldBeta": t1_tissue.BETA,
+    "FluidPercentile": t1_tissue.FLUID_PERCENTILE,
+    "TissueSubdivision": t1_tissue.SUBDIVISION,
+    "BrainIntensityLimits": [t1_tissue.DARK, t1_tissue.BRIGHT],
+    "RegistrationLimits": [MIN_COVERED, MIN_DEPENDENCE, MIN_DICE],
+    "Seed": t1_tissue.SEED,
+}
+"""What labels depend on beside their sources; a change makes them again."""
+
+
+@dataclass(frozen=True)
+class LabelledScan:
+    """A labelled scan.
+
+    Attributes:
+        scan: with its labels.
+        measures: its row of the cohort's table.
+    """
+
+    scan: PreparedScan
+    measures: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Tissue:
+    """Tissue of a scan from a T1-weighted image or from the user's segmentation.
+
+    Attributes:
+        fractions: of each of ``TISSUES``, ``(4, X, Y, Z)``; None where the source cannot be used.
+        measures: of the registration and of the overlap with the white matter by diffusion.
+        remark: what a reader should know, or why there are no fractions.
+    """
+
+    fractions: np.ndarray | None
+    measures: dict[str, Any]
+    remark: str | None = None
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Labels of a scan before they are written.
+
+    Attributes:
+        labels: voxels by key of ``LABEL_SUFFIXES``.
+        measures: row of the cohort's table.
+        how: what the JSON says of how they were made.
+        figure: for a quick look.
+    """
+
+    labels: dict[str, np.ndarray]
+    measures: dict[str, Any]
+    how: dict[str, Any]
+    figure: Figure
+
+
+def label_scan(scan: PreparedScan, derivatives: Path | None, bvalue: float, voxel_size: float) -> LabelledScan:
+    """Label one scan of a prepared cohort, or find that it is labelled already.
+
+    Args:
+        scan: of the cohort.
+        derivatives: BIDS derivatives with tissue segmentations, or None.
+        bvalue: of the shell in s/mm2.
+        voxel_size: of the preparation, in mm.
+
+    Raises:
+        InputError: a raw file or the user's segmentation is missing, or cannot be used.
+    """
+    files = scan.raw_files()
+    own = user_segmentations.find_segmentation(derivatives, scan.participant, scan.name) if derivatives else []
+    if own and (t1 := user_segmentations.t1_of(own[0])):
+        files["t1w"] = t1
+    inputs = [files[name] for name in ("dwi", "bval", "bvec")] + [scan.path("mask"), *own]
+    inputs += user_segmentations.sidecar_of(own)
+    if "t1w" in files and (not own or user_segmentations.in_t1_space(own[0])):
+        inputs.append(files["t1w"])
+    checksums = {path.name: sha256(path) for path in inputs}
+    made_from = {"SourceChecksums": checksums, "Parameters": PARAMETERS, "Version": code_version()}
+    if known := _labelled_already(scan, made_from):
+        return known
+    if checksums[files["dwi"].name] != scan.checksum:
+        raise InputError(f"{files['dwi']}: found another file than the one that was prepared, expected the same.")
+
+    mask = read_volume(scan.path("mask"))
+    raw = open_scan(files["dwi"], files["bval"], files["bvec"], bvalue=bvalue)
+    try:
+        made = _make(scan.name, load_shell(raw, mask, voxel_size), mask, files.get("t1w"), own)
+    except SignalError as error:
+        raise InputError(f"{files['dwi']}: {error}") from None
+    how = {"Sources": [str(path) for path in inputs], **made_from, "BValue": bvalue, **made.how}
+    return _write_labels(scan, made, how)
+
+
+def _labelled_already(scan: PreparedScan, made_from: Mapping[str, Any]) -> LabelledScan | None:
+    """Return the labels that an earlier run made of the same sources in the same way, or None."""
+    if not scan.labels.record.is_file():
+        return None
+    known = read_json(scan.labels.record)
+    files = {key: scan.labels.path(key) for key in LABEL_SUFFIXES if KEYS_ON_DISK[key] in known.get("Labels", [])}
+    same = all(known.get(key) == value for key, value in made_from.items())
+    if not (same and files and all(file.is_file() for file in files.values())):
+        return None
+    return LabelledScan(scan.with_labels(files), known["Measures"])
+
+
+def _write_labels(scan: PreparedScan, made: _Made, how: Mapping[str, Any]) -> LabelledScan:
+    """Write the labels of a scan; what it no longer has is removed.
+
+    Old labels are removed first and the record is written last: a run that is cut off in between leaves no mixture.
+    """
+    labels = scan.labels
+    for old in (labels.record, *map(labels.path, LABEL_SUFFIXES)):
+        old.unlink(missing_ok=True)
+    affine = open_nifti(scan.path("mask"), ndim=3).affine
+    for key in LABEL_SUFFIXES:
+        path = labels.path(key)
+        if key not in made.labels:
+            sidecar(path).unlink(missing_ok=True)
+            continue
+        write_nifti(path, made.labels[key], affine)
+        write_json(sidecar(path), {"Description": DESCRIPTIONS[key], **_label_map(key), **how})
+    with whole_file(labels.picture) as partial:
+        made.figure.savefig(partial, dpi=80)
+    keys = [KEYS_ON_DISK[key] for key in made.labels]
+    write_json(labels.record, {"Labels": keys, "Measures": made.measures, **how})
+    return LabelledScan(scan.with_labels({key: labels.path(key) for key in made.labels}), made.measures)
+
+
+def _label_map(key: str) -> dict[str, Any]:
+    """What the values or the volumes of a label mean, for its JSON."""
+    if key == "tissue":
+        return {"LabelMap": dict(zip(TISSUE_ABBREVIATIONS, range(len(TISSUES)), strict=True))}
+    return {"LabelMap": list(TISSUE_ABBREVIATIONS)} if key == "tissue_prob" else {}
+
+
+def _make(scan: str, shell: Shell, mask: MetaTensor, t1: Path | None, own: Sequence[Path]) -> _Made:
+    """Make the labels of a scan.
+
+    Args:
+        scan: its name.
+        shell: of the raw scan, on the prepared grid.
+        mask: brain mask on the prepared grid, ``(1, X, Y, Z)``.
+        t1: its T1-weighted image, or None.
+        own: the user's tissue segmentation, or none.
+
+    Raises:
+        InputError: the user's segmentation cannot be used.
+        SignalError: the scan shows no white matter, or too little to estimate a response.
+    """
+    tensor = dti.fit_tensor_wls(shell.signal, shell.gradients, shell.usable)
+    white = by_diffusion = white_matter(tensor.fa, tensor.md, shell.mask, shell.voxel_ml)
+    route, tissue = "FA and MD", _Tissue(None, {})
+    if own:
+        route, tissue = "derivatives", _tissue_from_segmentation(scan, own, t1, shell, mask)
+    elif t1:
+        tissue = _tissue_from_t1(t1, shell, mask, by_diffusion)
+        route = route if tissue.fractions is None else "T1"
+    notes = [tissue.remark] if tissue.remark else []
+    if left_out := int((mask[0].numpy() > 0).sum() - shell.mask.sum()):
+        notes.append(f"{left_out} voxels of the brain left out: their signal is not finite")
+    labels: dict[str, np.ndarray] = {}
+    measured = tissue.measures
+    if (fractions := tissue.fractions) is not None:
+        # voxels of the brain whose signal is not finite
+        fractions[:, ~shell.mask] = np.eye(len(TISSUES), 1)
+        labels["tissue"] = fractions.argmax(axis=0).astype(np.uint8)
+        labels["tissue_prob"] = np.moveaxis(fractions, 0, -1).astype(np.float32)
+        white = labels["tissue"] == WHITE
+        overlap = dice(white, by_diffusion)
+        measured = {**measured, "white_matter_dice": overlap}
+        found = f"white matter overlaps the diffusion tensor's with a Dice of {overlap:.2f}"
+        if own and overlap < MIN_DICE:
+            raise InputError(
+                f"{own[0]}: found that its {found}, expected at least {MIN_DICE:g}; "
+                "is it aligned, are its labels 1 (GM), 2 (WM), 3 (CSF)?"
+            )
+        if overlap < USUAL_DICE:
+            notes.append(f"{found}, expected {USUAL_DICE:g} or more: are the tissues aligned?")
+    peaks = csd.find_peaks(shell.signal, shell.gradients, white & shell.usable, tensor.fa)
+    labels |= {"white_matter": white.astype(np.uint8), "nufo": peaks.nufo, "peak": peaks.peak}
+    measures = _measures(scan, route, labels, shell, peaks)
+    measures |= {key: value for key, value in measured.items() if key in COLUMNS}
+    measures["notes"] = notes
+    how = {
+        "Route": route,
+        "Notes": notes,
+        "SphericalHarmonicOrder": peaks.order,
+        "DistinctAxes": peaks.axes,
+        "Response": asdict(peaks.response) | {"fa": peaks.response.fa},
+        **{key: value for key, value in measured.items() if key not in COLUMNS},
+    }
+    shown = labels.get("tissue", labels["white_matter"] * WHITE)
+    title = f"{scan}: white matter from {route}, SH order {peaks.order}"
+    return _Made(labels, measures, how, picture(shell.b0, shell.mask, shown, peaks.nufo, peaks.peak, title))
+
+
+def _tissue_from_t1(path: Path, shell: Shell, mask: MetaTensor, by_diffusion: np.ndarray) -> _Tissue:
+    """Tissue by a T1.
+
+    A T1 that cannot be used costs a scan its tissues, and not the labels that come from the diffusion alone.
+    """
+    measures: dict[str, Any] = {}
+    try:
+        t1 = t1_tissue.read_t1(path)
+        alignment = _register(t1, shell, mask)
+        measures = _describe_alignment(alignment)
+        if alignment.problem:
+            return _Tissue(None, measures, f"T1 not used: {alignment.problem}")
+        fractions = t1_tissue.tissue_from_t1(with_affine(t1, alignment.matrix), mask)
+    except InputError as error:
+        return _Tissue(None, measures, f"T1 not used: {str(error).removesuffix('.')}")
+    overlap = dice(fractions.argmax(axis=0) == WHITE, by_diffusion)
+    if overlap < MIN_DICE:
+        found = f"white matter of the T1 and of the diffusion tensor overlap with a Dice of {overlap:.2f}"
+        remark = f"T1 not used: {found}, expected at least {MIN_DICE:g}"
+        return _Tissue(None, measures | {"white_matter_dice": overlap}, remark)
+    return _Tissue(fractions, measures)
+
+
+def _tissue_from_segmentation(
+    scan: str, own: Sequence[Path], t1: Path | None, shell: Shell, mask: MetaTensor
+) -> _Tissue:
+    """Tissue by the user's segmentation, with a remark on its space.
+
+    Raises:
+        InputError: it cannot be used, or lies in the space of a T1 that cannot be registered.
+    """
+    if not user_segmentations.in_t1_space(own[0]):
+        return _Tissue(user_segmentations.tissue_from_segmentation(own, mask), {})
+    if t1 is None:
+        remark = f"{own[0].name} lies in the space of a T1 that is not there: placed by its affine alone"
+        return _Tissue(user_segmentations.tissue_from_segmentation(own, mask), {}, remark)
+    alignment = _register(t1_tissue.read_t1(t1), shell, mask)
+    if alignment.problem:
+        raise InputError(
+            f"{own[0]}: found it in the space of a T1 that could not be registered ({alignment.problem}), "
+            "expected one that can, or a segmentation in the space of the diffusion scan."
+        )
+    of_all_sessions = "_ses-" in scan and re.match(r"sub-[^_]+_(?!ses-)", own[0].name)
+    placed = None
+    if of_all_sessions and user_segmentations.t1_of(own[0]) is None:
+        placed = f"{own[0].name} is one of all sessions without its T1 beside it: placed by this session's T1"
+    fractions = user_segmentations.tissue_from_segmentation(own, mask, alignment.matrix)
+    return _Tissue(fractions, _describe_alignment(alignment), placed)
+
+
+def _register(t1: MetaTensor, shell: Shell, mask: MetaTensor) -> Alignment:
+    return register_t1(t1, as_volume(shell.mean_attenuation[None], shell.affine), mask)
+
+
+def _describe_alignment(alignment: Alignment) -> dict[str, Any]:
+    """Measures of a registration for the table and the JSON."""
+    return {
+        "registration_covered": alignment.covered,
+        "registration_dependence": alignment.dependence,
+        "registration_shift_mm": alignment.shift,
+        "registration_turn_degrees": alignment.turn,
+        "T1ToDiffusion": np.linalg.inv(alignment.matrix).tolist(),
+    }
+
+
+def dice(first: np.ndarray, second: np.ndarray) -> float:
+    """Overlap of two masks, 0 to 1 (Dice, Ecology 26:297-302, 1945)."""
+    total = int(first.sum() + second.sum())
+    return float(2 * (first & second).sum() / total) if total else 0.0
+
+
+def _measures(
+    scan: str, route: str, labels: Mapping[str, np.ndarray], shell: Shell, peaks: csd.Peaks
+) -> dict[str, Any]:
+    """Row of the table: volumes in ml, parts of white matter by NuFO."""
+    white = labels["white_matter"] > 0
+    parts = np.bincount(peaks.nufo[white], minlength=MAX_NUFO + 1) / max(int(white.sum()), 1)
+    row: dict[str, Any] = {
+        "scan": scan,
+        "route": route,
+        "sh_order": peaks.order,
+        "response_voxels": peaks.response.voxels,
+        "brain_ml": float(shell.mask.sum() * shell.voxel_ml),
+        "white_matter_ml": float(white.sum() * shell.voxel_ml),
+        "response_fa": peaks.response.fa,
+    }
+    row |= {name: float(parts[n]) for n, name in ((1, "one_peak"), (2, "two_peaks"), (3, "three_peaks"))}
+    if "tissue" in labels:
+        row |= {
+            f"{name}_ml": float((labels["tissue"] == index).sum() * shell.voxel_ml)
+            for name, index in (("gray_matter", 1), ("fluid", 3))
+        }
+    return row

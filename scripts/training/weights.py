@@ -1,0 +1,194 @@
+"""Weights of networks: read from a checkpoint, transferred to another task, loaded for use."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from monai.networks import copy_model_state
+from torch import nn
+
+from transforms.errors import InputError
+
+SCHEME_TOLERANCE = 1e-4
+"""Largest difference of a component of two unit vectors that are the same but for their text."""
+
+logger = logging.getLogger(__name__)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of tensors and plain Python values.
+
+    Args:
+        path: file with the network's tensors, themselves or under ``network``.
+
+    Returns:
+        a dictionary with ``network``, the tensors by name, and whatever else the file holds.
+
+    Raises:
+        InputError: the file is missing, is no checkpoint, holds other objects, or no tensors.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file, expected a checkpoint.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError):
+        raise InputError(f"{path}: found no checkpoint of tensors and plain values, expected one.") from None
+    if isinstance(checkpoint, Mapping) and "network" not in checkpoint:
+        checkpoint = {"network": checkpoint}
+    tensors = checkpoint["network"] if isinstance(checkpoint, Mapping) else None
+    if not isinstance(tensors, Mapping) or not tensors or not all(map(torch.is_tensor, tensors.values())):
+        raise InputError(f"{path}: found no tensors of a network, expected a checkpoint made by a training.")
+    return dict(checkpoint)
+
+
+def transfer_weights(
+    network: nn.Module, source: Mapping[str, torch.Tensor], name: str, exclude: str | None = None
+) -> int:
+    """Copy all tensors, or all but those of one layer, into a network.
+
+    Args:
+        network: receives the tensors.
+        source: tensors by name.
+        name: of the source, for messages.
+        exclude: name of the layer that keeps its own tensors, or None.
+
+    Returns:
+        the number of tensors copied.
+
+    Raises:
+        InputError: a tensor is missing, unexpected or of another shape; nothing is copied then.
+    """
+
+    def taken(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {key: value for key, value in tensors.items() if exclude is None or not key.startswith(f"{exclude}.")}
+
+    wanted, offered = taken(network.state_dict()), taken(source)
+    missing, unexpected = sorted(wanted.keys() - offered.keys()), sorted(offered.keys() - wanted.keys())
+    if missing or unexpected:
+        raise InputError(
+            f"{name}: found {len(offered.keys() & wanted.keys())} of {len(wanted)} expected tensors"
+            + (f", none named {missing[0]}" if missing else "")
+            + (f", and {len(unexpected)} unexpected ones such as {unexpected[0]}" if unexpected else "")
+            + "; is it the checkpoint of another network?"
+        )
+    for key, value in wanted.items():
+        if offered[key].shape != value.shape:
+            raise InputError(
+                f"{name}: found {key} of shape {tuple(offered[key].shape)}, expected {tuple(value.shape)}."
+            )
+    _, copied, _ = copy_model_state(network, offered)
+    if set(copied) != set(wanted):
+        raise InputError(f"{name}: {len(copied)} tensors were transferred, expected {len(wanted)}.")
+    return len(copied)
+
+
+def initialise(network: nn.Module, pretrained: str | None = None, exclude: str = "output_block") -> nn.Module:
+    """Give a network its first weights: all of a pretrained one's but the output layer's, or its own random ones.
+
+    Args:
+        network: receives the weights.
+        pretrained: checkpoint of a network that differs in the output layer alone, or None.
+        exclude: name of the output layer.
+
+    Returns:
+        the network.
+
+    Raises:
+        InputError: the checkpoint does not hold exactly the expected tensors.
+    """
+    if pretrained is None:
+        logger.info("initialisation: random")
+        return network
+    copied = transfer_weights(network, read_checkpoint(pretrained)["network"], str(pretrained), exclude)
+    total = len(network.state_dict())
+    logger.info(
+        "initialisation: %d of %d tensors from %s, %d of %s random", copied, total, pretrained, total - copied, exclude
+    )
+    return network
+
+
+def start_at_zero(network: nn.Module, layer: str = "output_block") -> nn.Module:
+    """Set the output layer to zero, so that a training for restoration begins with no output rather than a random one.
+
+    64 nearly equal volumes are far from random mixtures of the output layer's inputs, and a training has to take these
+    mixtures away first (``docs/artifacts.md`` has the effect). Residual networks are started likewise, with zeros in
+    the last normalisation of each block (Goyal et al., arXiv:1706.02677, section 5.1).
+
+    Args:
+        network: whose layer is changed.
+        layer: its name; all its parameters become 0.
+
+    Returns:
+        the network.
+    """
+    for parameter in network.get_submodule(layer).parameters():
+        nn.init.zeros_(parameter)
+    return network
+
+
+def describe_origin(pretrained: str | None) -> dict[str, str]:
+    """Say what a training starts from.
+
+    Args:
+        pretrained: checkpoint, or None.
+
+    Returns:
+        ``initialisation``: ``random``, or what the checkpoint was pretrained to do (``artifact_removal`` or
+        ``autoencoder``; of a fine-tuned one, what it started from); and ``run``: the MLflow run that the checkpoint
+        comes from, where it says so.
+    """
+    if pretrained is None:
+        return {"initialisation": "random", "run": ""}
+    origin = read_checkpoint(pretrained).get("origin", {})
+    parameters = origin.get("parameters", {})
+    start = parameters.get("pretext") or parameters.get("initialisation", "pretrained")
+    return {"initialisation": start, "run": origin.get("mlflow_run", "")}
+
+
+def load_network(
+    network: nn.Module, checkpoint: str, preparation: Mapping[str, Any] | None = None, task: str | None = None
+) -> nn.Module:
+    """Load all weights of a trained network.
+
+    Args:
+        network: receives the weights.
+        checkpoint: made by a training.
+        preparation: how the scans are prepared that it will be applied to: ``bvalue``, ``voxel_size`` and ``scheme``,
+            unit vectors ``(C, 3)``.
+        task: what it will be applied for: ``restoration``, ``segmentation``, ``crossings`` or ``direction``.
+
+    Returns:
+        the network.
+
+    Raises:
+        InputError: the checkpoint does not hold exactly the network's tensors, or says that it was trained for another
+            task or on scans that were prepared in another way.
+    """
+    content = read_checkpoint(checkpoint)
+    origin = content.get("origin", {})
+    trained_for = origin.get("parameters", {}).get("task", task)
+    # networks for tissue and for crossings have the same tensors
+    if task is not None and trained_for != task:
+        raise InputError(f"{checkpoint}: found a network for {trained_for}, expected one for {task}.")
+    trained_on = origin.get("preparation")
+    if preparation is not None and trained_on:
+        for name in ("bvalue", "voxel_size"):
+            if float(trained_on[name]) != float(preparation[name]):
+                raise InputError(
+                    f"{checkpoint}: found a network trained at {name} {trained_on[name]:g}, "
+                    f"expected {preparation[name]:g}; prepare the scans with {name} {trained_on[name]:g}."
+                )
+        found, expected = np.array(trained_on["scheme"]), np.array(preparation["scheme"])
+        if found.shape != expected.shape or not np.allclose(found, expected, atol=SCHEME_TOLERANCE):
+            raise InputError(
+                f"{checkpoint}: found a network trained on another scheme of {len(found)} directions, "
+                "expected that of the scans; prepare them with --scheme scheme.bvec of its cohort."
+            )
+    transfer_weights(network, content["network"], str(checkpoint))
+    return network

@@ -1,0 +1,98 @@
+"""Files appear whole or not at all, and hold what was written."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from scripts.io.files import read_json, sha256, whole_file, write_json, write_table
+from transforms.errors import InputError
+
+
+def _interrupted(path, error):
+    with whole_file(path) as partial:
+        partial.write_bytes(b"half of the n")
+        assert not path.exists() or path.read_bytes() == b"old"
+        raise error
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_interrupted_write_keeps_the_old_file_and_leaves_no_other(tmp_path, error):
+    path = tmp_path / "data.nii.gz"
+    path.write_bytes(b"old")
+    with pytest.raises(error):
+        _interrupted(path, error)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupted_first_write_leaves_nothing(tmp_path):
+    with pytest.raises(OSError, match="disk full"):
+        _interrupted(tmp_path / "new" / "data.txt", OSError("disk full"))
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_finished_write_replaces_the_old_file(tmp_path):
+    path = tmp_path / "data.txt"
+    path.write_text("old")
+    with whole_file(path) as partial:
+        partial.write_text("new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_partial_file_stands_beside_the_file_hidden_and_with_its_ending(tmp_path):
+    with whole_file(tmp_path / "sub" / "data.nii.gz") as partial:
+        assert partial.parent == tmp_path / "sub"
+        assert partial.name.startswith(".")
+        assert partial.name.endswith(".nii.gz")
+        partial.touch()
+
+
+def test_json_comes_back_as_written(tmp_path):
+    content = {"a": [1, 2.5, None], "b": {"c": "µ"}}
+    write_json(tmp_path / "a.json", content)
+    assert read_json(tmp_path / "a.json") == content
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [(b"{", "not JSON"), (b"[1]", "list"), (b"3", "int"), (b"\xff\xfe\x00", "not JSON"), (b"", "not JSON")],
+)
+def test_what_is_no_json_object_is_refused_by_name(tmp_path, content, found):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=found) as raised:
+        read_json(path)
+    assert str(path) in str(raised.value)
+
+
+def test_missing_json_is_refused_by_name(tmp_path):
+    with pytest.raises(InputError, match=r"none\.json: no such file"):
+        read_json(tmp_path / "none.json")
+
+
+def test_checksum_is_that_of_the_contents_in_order(tmp_path):
+    first, second = tmp_path / "1", tmp_path / "2"
+    first.write_bytes(np.random.default_rng(0).bytes(3 * (1 << 20) // 2))
+    second.write_bytes(b"end")
+    whole = hashlib.sha256(first.read_bytes() + second.read_bytes()).hexdigest()
+    assert sha256(first, second) == whole
+    assert sha256(second, first) != whole
+    assert sha256(first) == hashlib.sha256(first.read_bytes()).hexdigest()
+
+
+def test_json_is_indented_for_people(tmp_path):
+    write_json(tmp_path / "a.json", {"a": 1, "b": 2})
+    text = (tmp_path / "a.json").read_text()
+    assert len(text.splitlines()) == 4
+    assert text.endswith("}\n")
+    assert json.loads(text) == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize(("name", "delimiter"), [("a.csv", ","), ("a.tsv", "\t")])
+def test_a_table_has_the_delimiter_of_its_name(tmp_path, name, delimiter):
+    write_table(tmp_path / name, ("scan", "value"), [("sub-01", 0.5), ("sub 2", "x")])
+    lines = (tmp_path / name).read_bytes().decode().split("\n")
+    assert lines == [delimiter.join(row) for row in (("scan", "value"), ("sub-01", "0.5"), ("sub 2", "x"))] + [""]

@@ -1,0 +1,104 @@
+"""FSL gradient files and scheme files: what is written is read back, and each mistake gets one sentence."""
+
+import re
+
+import numpy as np
+import pytest
+
+from scripts.io.gradients import read_bvals, read_bvecs, read_gradients, read_scheme, write_gradients
+from transforms.errors import InputError
+
+
+def unit_vectors(n, seed=3):
+    vectors = np.random.default_rng(seed).standard_normal((n, 3))
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_written_files_are_read_back(tmp_path, affine):
+    directions = unit_vectors(12)
+    directions[[0, 5]] = 0
+    bvals = np.array([0, 1000, 995, 2000, 3005, 5, 700, 1000, 1005, 1000, 1000, 992.5])
+    table = np.column_stack([directions, bvals])
+    write_gradients(tmp_path / "a.bval", tmp_path / "a.bvec", table, affine)
+    np.testing.assert_allclose(read_gradients(tmp_path / "a.bval", tmp_path / "a.bvec", affine, 12), table, atol=1e-6)
+    in_file = np.loadtxt(tmp_path / "a.bvec")
+    assert in_file.shape == (3, 12)
+    np.testing.assert_allclose(np.linalg.norm(in_file, axis=0), np.linalg.norm(directions, axis=1), atol=1e-6)
+
+
+def test_columns_and_commas_are_read_as_rows_are(tmp_path):
+    bvecs = unit_vectors(7)
+    np.savetxt(tmp_path / "rows.bvec", bvecs.T)
+    np.savetxt(tmp_path / "columns.bvec", bvecs)
+    np.savetxt(tmp_path / "commas.bvec", bvecs, delimiter=", ")
+    for name in ("rows", "columns", "commas"):
+        np.testing.assert_allclose(read_bvecs(tmp_path / f"{name}.bvec"), bvecs, atol=1e-15)
+    (tmp_path / "row.bval").write_text("0 1000 2000\n\n")
+    (tmp_path / "column.bval").write_text("0\n1000\n2000\n")
+    assert read_bvals(tmp_path / "row.bval").tolist() == [0, 1000, 2000]
+    assert read_bvals(tmp_path / "column.bval").tolist() == [0, 1000, 2000]
+
+
+GOOD_BVAL = "0 1000 1000 1000\n"
+GOOD_BVEC = "0 1 0 0\n0 0 1 0\n0 0 0 1\n"
+
+
+@pytest.mark.parametrize(
+    ("bval", "bvec", "names", "found", "expected"),
+    [
+        (None, GOOD_BVEC, "s.bval", "no such file", "FSL gradient file"),
+        (GOOD_BVAL, None, "s.bvec", "no such file", "FSL gradient file"),
+        ("0 1000 b 1000", GOOD_BVEC, "s.bval", "not a number", "FSL gradient file"),
+        (b"\xff\xfe\x00\x81", GOOD_BVEC, "s.bval", "not a number", "FSL gradient file"),
+        ("", GOOD_BVEC, "s.bval", "found no numbers", "an FSL gradient file"),
+        (GOOD_BVAL, "0 1 0 0\n0 0 1\n0 0 0 1", "s.bvec", "rows of [3, 4] numbers", "rows of one length"),
+        (
+            GOOD_BVAL,
+            "0 1 0 nan\n0 0 1 0\n0 0 0 1",
+            "s.bvec",
+            "NaN or infinity for volume 3 of b = 1000",
+            "expected numbers",
+        ),
+        ("0 1000 inf 1000", GOOD_BVEC, "s.bval", "NaN or infinity", "finite"),
+        ("0 -1000 1000 1000", GOOD_BVEC, "s.bval", "-1000", "none below 0"),
+        ("0 1000\n1000 1000", GOOD_BVEC, "s.bval", "2 rows", "expected one"),
+        (GOOD_BVAL, "0 1 0 0\n0 0 1 0", "s.bvec", "2 rows of 4", "three rows"),
+        (GOOD_BVAL, "0 1 0\n0 0 1\n0 0 0", "s.bvec", "3 b-vectors", "expected 4 as in s.bval"),
+        ("0 1000 1000", GOOD_BVEC, "s.bvec", "4 b-vectors", "expected 3 as in s.bval"),
+        ("0 1 1", "0 1 0\n0 0 1\n0 0 0", "s.bval", "3 b-values", "expected 4, one per volume"),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_sentence(tmp_path, bval, bvec, names, found, expected):
+    for name, text in (("s.bval", bval), ("s.bvec", bvec)):
+        if text is not None:
+            (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError) as error:
+        read_gradients(tmp_path / "s.bval", tmp_path / "s.bvec", np.diag([2.0, 2.0, 2.0, 1.0]), n_volumes=4)
+    message = str(error.value)
+    assert message.startswith(f"{tmp_path / names}: ")
+    assert found in message
+    assert expected in message
+    assert message.endswith(".")
+    assert "\n" not in message
+
+
+def test_nan_for_the_direction_of_a_b0_volume_means_none(tmp_path):
+    (tmp_path / "s.bval").write_text("0 1000 5")
+    (tmp_path / "s.bvec").write_text("nan 0 nan\nnan 1 nan\nnan 0 nan")
+    gradients = read_gradients(tmp_path / "s.bval", tmp_path / "s.bvec", np.eye(4))
+    np.testing.assert_array_equal(gradients, [[0, 0, 0, 0], [0, 1, 0, 1000], [0, 0, 0, 5]])
+
+
+def test_a_scheme_file_is_read_without_its_b0s_and_with_unit_vectors(tmp_path, axes_on_sphere):
+    axes = axes_on_sphere(20)
+    rows = np.vstack([np.zeros(3), axes[:10] * 0.99, np.zeros(3), axes[10:]])
+    np.savetxt(tmp_path / "scheme.bvec", rows.T)
+    np.testing.assert_allclose(read_scheme(tmp_path / "scheme.bvec"), axes, atol=1e-12)
+
+
+def test_a_scheme_of_few_axes_is_refused(tmp_path, axes_on_sphere):
+    five = axes_on_sphere(5)
+    path = tmp_path / "poor.bvec"
+    np.savetxt(path, np.vstack([five, -five]).T)
+    with pytest.raises(InputError, match=rf"^{re.escape(str(path))}: found 10 directions, expected .* at least 6 axes"):
+        read_scheme(path)

@@ -1,0 +1,96 @@
+"""A user's mistake leaves the program as one sentence, at the edge; any other error as itself."""
+
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from scripts.__main__ import Commands
+from scripts.errors import input_error, reason
+from transforms.errors import InputError
+
+
+def command_that(function):
+    """Command line whose one command calls a function; the group is that of ``python -m scripts``."""
+
+    def call(*arguments):
+        app = typer.Typer(cls=Commands)
+        app.command("other")(lambda: None)
+        app.command("call")(lambda: function(*arguments))
+        return app(["call"], standalone_mode=False)
+
+    return call
+
+
+def _wrapped(depth, explicit):
+    """Raise an InputError from inside layers of RuntimeError, as MONAI's Compose and ConfigParser do."""
+    if depth == 0:
+        raise InputError("scan.nii.gz: found nothing, expected something.")
+    try:
+        _wrapped(depth - 1, explicit)
+    except Exception as error:
+        if explicit:
+            raise RuntimeError(f"layer {depth}") from error
+        raise RuntimeError(f"layer {depth}")  # noqa: B904
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+@pytest.mark.parametrize("depth", [0, 1, 4])
+def test_the_sentence_is_found_through_layers_of_other_errors(depth, explicit):
+    with pytest.raises((InputError, RuntimeError)) as raised:
+        _wrapped(depth, explicit)
+    assert reason(raised.value) == "scan.nii.gz: found nothing, expected something."
+    # a text as exit code is printed to stderr, and the process ends with 1
+    with pytest.raises(SystemExit) as left:
+        command_that(_wrapped)(depth, explicit)
+    assert left.value.code == "error: scan.nii.gz: found nothing, expected something."
+
+
+def test_other_errors_pass_and_say_their_type_in_one_line():
+    with pytest.raises(ZeroDivisionError) as raised:
+        command_that(lambda: 1 / 0)()
+    assert input_error(raised.value) is None
+    assert reason(raised.value) == "ZeroDivisionError: division by zero"
+    assert reason(ValueError("two\nlines")) == "ValueError: two"
+
+
+def test_a_plain_value_error_is_not_taken_for_bad_input():
+    def broken():
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        command_that(broken)()
+
+
+PROGRAM = """
+from monai.bundle import ConfigWorkflow
+workflow = ConfigWorkflow("bundle/configs/inference_segmentation.json", logging_file=False, dwi="none.nii.gz")
+workflow.initialize()
+{}
+"""
+
+
+@pytest.mark.parametrize("handled", [True, False])
+def test_a_program_that_runs_a_config_gets_an_exception_and_a_person_a_sentence(handled):
+    """The scan of the config is not there. ``SystemExit`` would end a program that can go on without it."""
+    attempt = "workflow.run()"
+    if handled:
+        attempt = "try:\n    workflow.run()\nexcept Exception as error:\n    print('goes on without', error.__cause__)"
+    done = subprocess.run([sys.executable, "-c", PROGRAM.format(attempt)], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    sentence = "none.nii.gz: no such file, expected a NIfTI image."
+    if handled:
+        assert done.returncode == 0
+        assert "goes on without" in done.stdout
+    else:
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1] == f"error: {sentence}"
+
+
+def test_another_error_of_a_config_keeps_its_traceback():
+    code = "from scripts.errors import explain_input_errors as explain\nexplain()\nexplain()\n1 / 0"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1
+    assert done.stderr.splitlines()[-1] == "ZeroDivisionError: division by zero"

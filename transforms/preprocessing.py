@@ -1,0 +1,132 @@
+"""A raw scan to the input of the network, in two halves.
+
+The first half brings one shell to the grid: RAS, one voxel size. The second makes the network's input of it: brain
+mask, attenuation, reference scheme. Preparation and inference take both, labels the first alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+from monai.data import MetaTensor
+from monai.transforms import (
+    Compose,
+    CropForegroundd,
+    DeleteItemsd,
+    MaskIntensityd,
+    Orientationd,
+    ThresholdIntensityd,
+    Transform,
+)
+
+from transforms.attenuation import Attenuationd
+from transforms.mask import BrainMaskd
+from transforms.qspace import InterpolateQSpaced, Scheme
+from transforms.resampling import ResampleToSpacingd
+
+RAS_LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
+
+
+class ReadShelld(Transform):
+    """Read one shell of the opened scan ``raw_scan`` (:class:`transforms.scan.Scan`).
+
+    Writes ``image`` (the shell's signal, ``(N, X, Y, Z)``), ``b0`` (mean of the b0 volumes, ``(1, X, Y, Z)``),
+    ``gradients`` (the shell's table, ``(N, 4)``), and ``mask`` (``(1, X, Y, Z)``) where the scan has one; all as in the
+    file.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Read the voxels."""
+        scan = data["raw_scan"]
+        result = {**data, "b0": scan.mean_b0(), "image": scan.shell_signal(), "gradients": scan.shell_gradients}
+        if scan.mask is not None:
+            result["mask"] = scan.mask
+        return result
+
+
+class FiniteSignald(Transform):
+    """Set signal and b0 of a voxel to 0, in place, where one of its volumes is not finite.
+
+    Resampling would spread NaN and infinity to the neighbours. A voxel that is 0 in signal and b0 alike leaves the
+    attenuation of its resampled neighbours as it is.
+
+    Expects ``image`` ``(N, X, Y, Z)`` and ``b0`` ``(1, X, Y, Z)``. Adds ``finite`` ``(1, X, Y, Z)``, 1 or 0.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Set the voxels to 0."""
+        image, b0 = data["image"].as_tensor(), data["b0"].as_tensor()
+        # a sum is finite where all its terms are, and takes no memory of the size of the scan
+        finite = (image.sum(dim=0, keepdim=True) + b0).isfinite()
+        for volumes in (image, b0):
+            volumes.masked_fill_(~finite, 0.0)
+        return {**data, "finite": MetaTensor(finite.float(), affine=data["b0"].affine)}
+
+
+class ScanToGrid(Compose):
+    """First half of :class:`ScanToInput`: one shell of an opened scan on the grid of the network.
+
+    Reads ``raw_scan``. Writes ``image`` (the shell's signal, ``(N, X, Y, Z)``), ``b0``, ``gradients``, ``finite`` (1
+    where all volumes are finite, ``(1, X, Y, Z)``) and, where the scan has one, ``mask``; RAS, the whole field of view.
+
+    Signals are resampled, not attenuations: averaging signals is what a larger voxel does.
+
+    Args:
+        voxel_size: in mm, one number or three.
+    """
+
+    def __init__(self, voxel_size: float | Sequence[float] = 2.4) -> None:
+        images = ["image", "b0", "mask", "finite"]
+        super().__init__(
+            [
+                ReadShelld(),
+                FiniteSignald(),
+                Orientationd(keys=images, axcodes="RAS", labels=RAS_LABELS, allow_missing_keys=True),
+                ResampleToSpacingd(keys=images, voxel_size=voxel_size, allow_missing_keys=True),
+            ]
+        )
+
+
+class GridToInput(Compose):
+    """Second half of :class:`ScanToInput`: signals on the grid to attenuations of the brain on the scheme.
+
+    Reads what :class:`ScanToGrid` writes.
+
+    Args:
+        scheme: unit vectors in world RAS, shape ``(M, 3)``, or None for the 64 directions that ship with the bundle.
+        margin: voxels kept around the brain, so that what an artifact displaces stays in view.
+    """
+
+    def __init__(self, scheme: Scheme = None, margin: int = 3) -> None:
+        super().__init__(
+            [
+                BrainMaskd(),
+                Attenuationd(keys="image"),
+                InterpolateQSpaced(keys="image", scheme=scheme),
+                # the harmonics overshoot where the attenuation touches its limits
+                ThresholdIntensityd(keys="image", threshold=0.0, above=True, cval=0.0),
+                ThresholdIntensityd(keys="image", threshold=1.0, above=False, cval=1.0),
+                MaskIntensityd(keys="image", mask_key="mask"),
+                CropForegroundd(keys=["image", "b0", "mask"], source_key="mask", margin=margin, allow_smaller=True),
+                # a batch is made of tensors and plain values alone
+                DeleteItemsd(keys=["finite", "raw_scan"]),
+            ]
+        )
+
+
+class ScanToInput(Compose):
+    """All steps from an opened raw scan to the network's input, as preparation and inference both do them.
+
+    Reads ``raw_scan`` (:class:`transforms.scan.Scan`) and takes it out; writes ``image`` (attenuation in ``[0, 1]`` on
+    the scheme, 0 outside the brain, ``(M, X, Y, Z)``), ``b0``, ``mask`` and ``gradients`` (the scheme's table), RAS,
+    cropped to the brain.
+
+    Args:
+        scheme: unit vectors in world RAS, shape ``(M, 3)``, or None for the 64 directions that ship with the bundle.
+        voxel_size: in mm, one number or three.
+        margin: voxels kept around the brain, so that what an artifact displaces stays in view.
+    """
+
+    def __init__(self, scheme: Scheme = None, voxel_size: float | Sequence[float] = 2.4, margin: int = 3) -> None:
+        super().__init__([*ScanToGrid(voxel_size).transforms, *GridToInput(scheme, margin).transforms])

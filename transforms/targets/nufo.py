@@ -1,0 +1,41 @@
+"""Target of crossings: the number of fibre orientations (NuFO) of a voxel of white matter."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.transforms import Transform
+
+from transforms.label_classes import MAX_NUFO
+from transforms.targets.class_probabilities import DecodeClassesd
+
+
+class EncodeNuFOd(Transform):
+    """Make ``label`` for the task ``crossings``: NuFO in white matter, NaN elsewhere.
+
+    Args:
+        nufo_key: where the numbers stand, ``(1, X, Y, Z)``; more than 3 count as 3.
+        white_matter_key: where the mask of white matter stands, ``(1, X, Y, Z)``.
+        label_key: where the target goes, ``(1, X, Y, Z)``, float32.
+    """
+
+    def __init__(
+        self, nufo_key: str = "nufo", white_matter_key: str = "white_matter", label_key: str = "label"
+    ) -> None:
+        self.nufo_key = nufo_key
+        self.white_matter_key = white_matter_key
+        self.label_key = label_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add the target to ``data``."""
+        nufo = data[self.nufo_key].float().clamp(0, MAX_NUFO)
+        return {**data, self.label_key: torch.where(data[self.white_matter_key] > 0.5, nufo, torch.nan)}
+
+
+class DecodeNuFOd(DecodeClassesd):
+    """Turn the output of a network for ``crossings`` into probabilities of a NuFO of 0 to 3; outside the mask it is 0.
+
+    The mask is that of the brain, or of white matter if it is known.
+    """
