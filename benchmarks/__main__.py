@@ -13,7 +13,7 @@ TIMINGS = {
     "labels": labels.main,
 }
 TRAININGS = {"tasks": tasks.main}
-"""Minutes of training, so only when they are asked for."""
+"""Benchmarks that train for minutes, so they run only when they are named."""
 
 BENCHMARKS = {**TIMINGS, **TRAININGS}
 

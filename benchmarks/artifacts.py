@@ -1,7 +1,7 @@
-"""The artifacts beside TorchIO, how their cost grows, and what they and the data cost a training step.
+"""Timings of the artifacts: beside TorchIO, with growing images, and in a training step.
 
-Runs on the GPU where there is one. TorchIO 2 cannot be installed beside TorchIO 1: the environment variable
-``TORCHIO2_PYTHON`` names an interpreter that has it; without one that part is left out.
+The benchmark runs on the GPU if there is one. TorchIO 2 cannot be installed beside TorchIO 1: the environment variable
+``TORCHIO2_PYTHON`` names an interpreter that has it. Without such an interpreter, the part with TorchIO 2 is left out.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from transforms.diffusion.scheme import default_scheme
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHAPE = (64, 64, 80, 56)
 TRAINING_BATCH = 3
-"""Of pretraining."""
+"""Batch size of pretraining."""
 BATCH = TRAINING_BATCH if DEVICE.type == "cuda" else 1
 HCP_SHAPE = (64, 80, 96, 80)
-"""Of an HCP brain at 2.4 mm, padded to multiples of 8."""
+"""Shape of an HCP brain at 2.4 mm, padded to multiples of 8."""
 HCP_SUBJECTS = 45
 IN_TORCHIO_2 = ("motion", "bias field", "ghosting", "noise")
 
@@ -53,12 +53,12 @@ def _image(*shape: int) -> torch.Tensor:
 
 
 def _draw(shape: tuple[int, ...] = SHAPE, seed: int = 0, name: str = "normal") -> list[ArtifactParams]:
-    """All of a preset, for one image; the same for images of all sizes but for numbers per direction."""
+    """Draw all artifacts of a preset for one image; only numbers per direction depend on the image's size."""
     return [artifact.sample(torch.Generator().manual_seed(seed), shape) for artifact in preset(name)]
 
 
 def _finished(function: Callable[..., object], *arguments: object) -> Callable[[], None]:
-    """Call with arguments and wait for the GPU, so that what is timed is done."""
+    """Return a call with arguments that waits for the GPU, so that the timing covers finished work."""
 
     def run() -> None:
         function(*arguments)
@@ -114,7 +114,7 @@ def _beside_torchio() -> None:
 
 
 def _growth() -> None:
-    """Seconds by the number of voxels, directions and images: each doubled twice."""
+    """Time growing numbers of voxels, directions and images: each is doubled twice."""
     sizes = {
         # one head in smaller and smaller voxels
         "voxels": [(1, 64, *size) for size in ((50, 64, 44), (64, 80, 56), (80, 100, 72))],
@@ -130,7 +130,7 @@ def _growth() -> None:
 
 
 def _memory() -> None:
-    """Peak memory beyond the batch itself, in batches."""
+    """Measure the peak memory beyond the batch itself, in multiples of the batch."""
     print(f"\npeak memory beyond the batch, of {TRAINING_BATCH} samples")
     for name in ("normal", "strong", "physical"):
         if DEVICE.type == "cuda":
@@ -139,7 +139,7 @@ def _memory() -> None:
             _corrupt(batch, name)
             extra = torch.cuda.max_memory_allocated() / (batch.numel() * 4) - 1
         else:
-            # of a process of its own, whose peak is that of this alone
+            # the peak of a new process is that of this work alone
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 extra = pool.apply(_peak_in_batches, [name])
         print(f"  {name:<40} {extra:8.1f} times the batch")
@@ -155,7 +155,7 @@ def _corrupt(batch: torch.Tensor, name: str) -> None:
 
 def _peak_in_batches(name: str) -> float:
     def peak() -> int:
-        # not getrusage, which starts from the peak of the process that started this one
+        # not getrusage, which starts from the peak of the parent process
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
 
@@ -167,7 +167,7 @@ def _peak_in_batches(name: str) -> float:
 
 
 def _steps() -> None:
-    """Training steps with and without artifacts, and how long they wait for data."""
+    """Time training steps with and without artifacts, and their wait for data."""
     config = json.loads(Path("bundle/configs/pretrain.json").read_text())
     network = ConfigParser(config).get_parsed_content("network_def")
     network = network.to(DEVICE, memory_format=torch.channels_last_3d)
@@ -183,7 +183,7 @@ def _steps() -> None:
         optimizer.step()
 
     def items(shape: tuple[int, ...], n: int) -> list[dict]:
-        """Scans as the cache of a training holds them."""
+        """Make scans as the cache of a training holds them."""
         image, mask = _image(*shape).half(), torch.ones(1, *shape[1:], dtype=torch.uint8, device=DEVICE)
         images = {"image": image, "mask": mask, "b0": mask.float()}
         affine = torch.diag(torch.tensor([2.4, 2.4, 2.4, 1.0], dtype=torch.float64))
@@ -194,7 +194,7 @@ def _steps() -> None:
 
     batch = pad_list_data_collate(items(SHAPE, BATCH))
     ways = {"all artifacts": SelfSupervisedBatch(preset("normal", prob=1.0)), "no artifacts": SelfSupervisedBatch()}
-    # a GPU may work off one step while the next is asked of it
+    # a GPU may still work on one step while the CPU asks for the next
     together = 10 if DEVICE.type == "cuda" else 1
 
     def steps(way: SelfSupervisedBatch) -> None:

@@ -1,4 +1,4 @@
-"""Direction of the largest fibre in one life-size clinical scan: the network beside DIPY's spherical deconvolution."""
+"""Timings of ``direction`` in one life-size clinical scan: the network beside DIPY's spherical deconvolution."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _others(run: Callable[[], object], scan: dict) -> dict[str, Callable[[], object]]:
-    """Whole inference, and DIPY on the white matter of the same input."""
+    """Return the whole inference, and DIPY on the white matter of the same input, as functions to time."""
     mask = scan["mask"][0].numpy() > 0.5
     white = scan["white_matter"][0].numpy() > 0.5
     # the attenuation of a b0 volume is 1

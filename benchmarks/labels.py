@@ -1,4 +1,4 @@
-"""Labels of a cohort of phantoms of life size: the whole command on two cores beside one core."""
+"""Timings of the labels of life-size phantoms: the whole command on two cores beside one core."""
 
 from __future__ import annotations
 

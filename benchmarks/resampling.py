@@ -1,4 +1,4 @@
-"""Downsampling of HCP volumes to 2.4 mm: one matrix per axis against MONAI's Gaussian filter and Spacing."""
+"""Timings of HCP volumes resampled to 2.4 mm: one matrix per axis against MONAI's Gaussian filter and Spacing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.timing import report, side_by_side
 from transforms.resampling import ResampleToSpacing, antialiasing_sigma
 
 SHAPE = (8, 145, 174, 145)
-"""Eight volumes of the HCP's grid."""
+"""Shape of eight volumes on the HCP's grid."""
 
 
 def main() -> None:

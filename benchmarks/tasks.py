@@ -1,8 +1,8 @@
-"""The tasks on small phantoms with true labels: held-out scores of each encoding and loss.
+"""Scores of the tasks with each encoding and loss, on held-out small phantoms with true labels.
 
-Trains and evaluates with the bundle's own configs, which print the baselines; only length, batch size, learning rate
-and loss are changed. About twenty minutes on one core. The phantoms and all that was trained stay in
-``runs/benchmark_tasks``, and are not made again.
+The benchmark trains and evaluates with the bundle's own configs, which print the baselines. It changes only length,
+batch size, learning rate, encoding and loss. It takes about twenty minutes on one core. The phantoms and the trained
+networks stay in ``runs/benchmark_tasks`` and are not made again.
 """
 
 from __future__ import annotations
@@ -14,24 +14,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
 from monai.bundle import ConfigParser
 
-from scripts.cohort.datalist import read_cohort, write_datalist
 from scripts.cohort.prepare import prepare_cohort
-from scripts.io.nifti import write_nifti
+from scripts.labels import label_cohort
 from scripts.phantom import write_phantom
-from scripts.phantom.truth import at_nearest_voxels
 
 FOLDER = Path("runs/benchmark_tasks")
 CONFIGS = Path(__file__).parents[1] / "bundle" / "configs"
 SUBJECTS = 9
-"""5 for training, 2 for validation, 2 for test."""
+"""Number of subjects: 5 for training, 2 for validation, 2 for test."""
 COHORT_SEED = 11
 SEEDS = (0, 1)
 EPOCHS = 20
-"""Of 5 steps each, one scan a step."""
+"""Number of epochs; each has 5 steps of one scan."""
 
 _LOSS = "scripts.training.losses."
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -50,44 +46,19 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 """Task and changes of its config, by name."""
 
 
-def _label_from_truth(raw: Path, prepared: Path) -> None:
-    """Add the labels of all tasks to a prepared phantom cohort, from what it was made of."""
-    cohort = read_cohort(prepared)
-    labelled = []
-    for scan in (scan for listed in cohort.values() for scan in listed):
-        truth = raw / "derivatives" / "truth" / scan.participant / "dwi"
-        mask = nib.nifti1.Nifti1Image.from_filename(scan.path("mask"))
-        tissue, nufo, peaks = (
-            at_nearest_voxels(truth / f"{scan}_desc-{name}.nii.gz", mask)
-            for name in ("tissue_dseg", "npeaks_dseg", "peaks_dwi")
-        )
-        white_matter = (tissue == 2) & (np.asarray(mask.dataobj) > 0)
-        labels = {
-            "tissue": tissue.astype(np.uint8),
-            "white_matter": white_matter.astype(np.uint8),
-            "nufo": np.where(white_matter, nufo, 0).astype(np.uint8),
-            "peak": np.where(white_matter[..., None], peaks[..., :3], 0).astype(np.float32),
-        }
-        for key, voxels in labels.items():
-            write_nifti(scan.labels.path(key), voxels, mask.affine)
-        labelled.append(scan.with_labels({key: scan.labels.path(key) for key in labels}))
-    splits = {scan.participant: split for split, listed in cohort.items() for scan in listed}
-    write_datalist(prepared, labelled, splits)
-
-
 def make_cohort(folder: Path) -> Path:
-    """Make, prepare and label the phantoms, unless they are there."""
+    """Make, prepare and label the phantoms, unless they exist already."""
     raw, prepared = folder / "raw", folder / "prepared"
     write_phantom("clinical", SUBJECTS, COHORT_SEED, raw)
     for outcome in prepare_cohort("bids", raw, prepared, seed=COHORT_SEED):
         if outcome.failure:
             raise SystemExit(f"error: {outcome.item}: {outcome.failure}")
-    _label_from_truth(raw, prepared)
+    label_cohort(prepared, truth=raw / "derivatives" / "truth")
     return prepared
 
 
 def run_config(names: Sequence[str], action: str, changes: Mapping[str, Any]) -> None:
-    """Parse some configs of the bundle with changes, and do what one of their ids names."""
+    """Parse configs of the bundle with changes, and run the entry that ``action`` names."""
     parser = ConfigParser()
     parser.read_config([str(CONFIGS / f"{name}.json") for name in names])
     parser.update(dict(changes))
@@ -97,7 +68,7 @@ def run_config(names: Sequence[str], action: str, changes: Mapping[str, Any]) ->
 
 
 def train_and_test(task: str, changes: Mapping[str, Any], seed: int, cohort: Path, out: Path) -> dict[str, float]:
-    """Train a task, evaluate its best validation on the test split, and return the mean of each metric over scans."""
+    """Train a task, evaluate its best model on the test split, and return the mean of each metric over scans."""
     metrics = out / "evaluation" / "metrics.csv"
     if not metrics.is_file():
         options = {

@@ -1,4 +1,4 @@
-"""Interleaved timing: ratios of what ran side by side hold where the machine's speed drifts."""
+"""Interleaved timing: ratios of functions that run in turn hold even if the machine's speed drifts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def side_by_side(functions: Mapping[str, Callable[[], object]], repeats: int = 5
 
 
 def report(title: str, seconds: Mapping[str, list[float]]) -> None:
-    """Print medians, and each one's ratio to the first, run by run."""
+    """Print the median of each function, and the median of its ratios to the first, run by run."""
     first = next(iter(seconds.values()))
     print(f"\n{title} ({torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f})")
     for name, values in seconds.items():

@@ -1,7 +1,7 @@
-"""TorchIO 2 as a process of its own: reads names of artifacts, a line each time, applies them and answers ``done``.
+"""TorchIO 2 as a process of its own: it reads a line with names of artifacts, applies them and answers ``done``.
 
-Started by the benchmark of artifacts with the interpreter of another environment, so it imports nothing of this
-project. Arguments: shape of the image and number of threads.
+The benchmark of artifacts starts it with the interpreter of another environment, so it imports nothing of this project.
+Its arguments are the shape of the image and the number of threads.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from scripts.errors import input_error
+from scripts.errors import sentence
 
 
 class Commands(TyperGroup):
@@ -21,7 +21,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except Exception as error:
-            if found := input_error(error):
+            if found := sentence(error):
                 raise SystemExit(f"error: {found}") from error
             raise
 
@@ -47,6 +47,13 @@ class Kind(StrEnum):
 
     auxiliary = "auxiliary"
     clinical = "clinical"
+
+
+class Response(StrEnum):
+    """Responses of the deconvolution that finds fibres."""
+
+    scan = "scan"
+    sharp = "sharp"
 
 
 class Size(StrEnum):
@@ -90,6 +97,10 @@ def prepare(
     split: Annotated[str, typer.Option(help="Shares of training,validation,test.", show_default="the paper's")] = "",
     seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
     derivatives: Annotated[Path | None, typer.Option(help="BIDS derivatives with brain masks.")] = None,
+    b0_max: Annotated[float, typer.Option(help="Largest b-value in s/mm2 that counts as b0; HCP 7T needs 70.")] = 50.0,
+    check_gradients: Annotated[
+        bool, typer.Option("--check-gradients", help="Look for flipped or exchanged axes; takes seconds a scan.")
+    ] = False,
     jobs: Jobs = 1,
 ) -> None:
     """Prepare raw scans: one shell, attenuation, one voxel size, one scheme, with a split by participant."""
@@ -98,8 +109,22 @@ def prepare(
     warm_up("scripts.cohort.prepare", jobs)
     from scripts.cohort.prepare import prepare_cohort
 
-    shares = [_number(word) for word in split.split(",")] if split else None
-    _report(prepare_cohort(layout.value, input, out, scheme, bvalue, voxel_size, shares, seed, jobs, derivatives), out)
+    weights = [_number(word) for word in split.split(",")] if split else None
+    outcomes = prepare_cohort(
+        layout.value,
+        input,
+        out,
+        scheme,
+        bvalue,
+        voxel_size,
+        weights,
+        seed,
+        jobs,
+        derivatives,
+        b0_max,
+        check_gradients,
+    )
+    _report(outcomes, out)
 
 
 @app.command()
@@ -111,6 +136,13 @@ def label(
             help="Your own segmentations (BIDS, fMRIPrep, FAST, FreeSurfer), in the space of the scans or of their T1.",
             show_default="tissue from the T1",
         ),
+    ] = None,
+    response: Annotated[
+        Response,
+        typer.Option(help="Of the deconvolution: that of the scan, or of fibres that do not disperse."),
+    ] = Response.scan,
+    truth: Annotated[
+        Path | None, typer.Option(help="Folder derivatives/truth of phantoms: label them by what they were made of.")
     ] = None,
     jobs: Jobs = 1,
     scheduler: Annotated[
@@ -129,7 +161,8 @@ def label(
         warm_up("scripts.labels", jobs)
     from scripts.labels import label_cohort
 
-    _report(label_cohort(prepared, tissue_derivatives, jobs, scheduler), prepared)
+    sharp = response is Response.sharp
+    _report(label_cohort(prepared, tissue_derivatives, jobs, scheduler, sharp, truth), prepared)
 
 
 @app.command()

@@ -1,4 +1,7 @@
-"""The whole path on phantoms, by the commands that a user would type; begun again, it does what is missing."""
+"""Demo of the whole path on phantoms, by the commands that a user would type.
+
+A demo that is started again does only what is missing.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,12 @@ CONFIGS = Path("bundle/configs")
 
 AUXILIARY_SUBJECTS = 5
 CLINICAL_SUBJECTS = 6
-"""4 and 1 for training and validation; 3, 1 and 2 for training, validation and test."""
+"""Numbers of subjects: 4 and 1 for training and validation; 3, 1 and 2 for training, validation and test."""
 
 PRETRAINING_EPOCHS = 30
 FINETUNING_EPOCHS = 20
-"""Minutes on two CPU cores, enough to see the losses fall; results worth quoting take the configs' own epochs."""
+"""Numbers of epochs: minutes on two CPU cores, enough to see the losses fall. Results worth quoting need the epochs of
+the configs."""
 
 console = Console()
 
@@ -33,7 +37,7 @@ def say(text: str) -> None:
 
 
 def command(*arguments: str) -> None:
-    """Show a command and run it; end the program with its exit code where it fails."""
+    """Show a command and run it; end the program with its exit code if it fails."""
     console.print("$ " + shlex.join(["python", *arguments]), style="cyan", soft_wrap=True, highlight=False)
     done = subprocess.run([sys.executable, "-W", "ignore", *arguments], check=False)
     if done.returncode:
@@ -41,17 +45,17 @@ def command(*arguments: str) -> None:
 
 
 def bundle(run: str, configs: list[str], **overrides: object) -> None:
-    """Run configs of the bundle, later ones over earlier ones."""
+    """Run configs of the bundle; later ones override earlier ones."""
     files = [str(CONFIGS / f"{name}.json") for name in configs]
     options = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
     command("-m", "monai.bundle", "run", run, "--config_file", files[0] if len(files) == 1 else repr(files), *options)
 
 
 def train(configs: list[str], output_dir: Path, epochs: int, **overrides: object) -> None:
-    """Train, go on with a training that was cut off, or leave one that is finished."""
+    """Train, resume a training that was cut off, or skip one that is finished."""
     resumed: list[str] = []
     if list(output_dir.glob("checkpoint_epoch=*.pt")):
-        # torch and MONAI take seconds to import, and a demo from the start does without them
+        # torch and MONAI take seconds to import, and a new demo does not need them
         from scripts.training.checkpoints import latest_checkpoint  # noqa: PLC0415
 
         if latest_checkpoint(output_dir).endswith(f"={epochs}.pt"):
@@ -71,8 +75,11 @@ def run_demo(out: Path, jobs: int) -> None:
     """Run the demo.
 
     Args:
-        out: gets all that the demo makes.
-        jobs: processes for the preparation of data.
+        out: folder of all that the demo makes.
+        jobs: number of processes for the preparation of data.
+
+    Raises:
+        InputError: the demo was not started from the root of the repository.
     """
     if not CONFIGS.is_dir():
         raise InputError(f"found no {CONFIGS}, expected to be started from the root of the repository.")
@@ -100,9 +107,9 @@ def run_demo(out: Path, jobs: int) -> None:
 
     say("Pretraining: remove simulated artifacts")
     pretrained = out / "pretrain"
-    # single scans make more steps of the few that there are
+    # batches of one scan make more steps out of the few scans
     common = {"tracking_uri": tracking, "num_workers": jobs, "batch_size": 1}
-    # three times the rate of the configs: a hundred steps have to do
+    # three times the rate of the configs, because there are only about a hundred steps
     hurry = {"learning_rate": 0.003, "val_interval": 10}
     train(["pretrain"], pretrained, PRETRAINING_EPOCHS, dataset_dir=auxiliary / "prepared", **hurry, **common)
 

@@ -6,10 +6,23 @@ Library code raises :class:`transforms.errors.InputError`. Two edges turn it int
 
 from __future__ import annotations
 
+import errno
 import sys
 from types import TracebackType
 
 from transforms.errors import InputError
+
+UNUSABLE = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+}
+"""Errors of a place: no right to it, read-only, full, or a file where a folder should be."""
 
 
 def input_error(error: BaseException) -> InputError | None:
@@ -24,8 +37,16 @@ def input_error(error: BaseException) -> InputError | None:
 
 def reason(error: BaseException) -> str:
     """Say in one line why something failed."""
-    found = input_error(error)
-    return str(found) if found else f"{type(error).__name__}: {error}".splitlines()[0]
+    return sentence(error) or f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def sentence(error: BaseException) -> str | None:
+    """Sentence for a person where an error is one of input or of a file that cannot be written or read, else None."""
+    if found := input_error(error):
+        return str(found)
+    if isinstance(error, OSError) and error.filename and error.errno in UNUSABLE:
+        return f"{error.filename}: found that it cannot be used ({error.strerror}), expected a place that can."
+    return None
 
 
 def explain_input_errors() -> None:
@@ -36,7 +57,7 @@ def explain_input_errors() -> None:
     previous = sys.excepthook
 
     def explain(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        if found := input_error(error):
+        if found := sentence(error):
             print(f"error: {found}", file=sys.stderr)
         else:
             previous(kind, error, traceback)

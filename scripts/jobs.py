@@ -1,6 +1,6 @@
-"""One task per scan over processes, here or by a Dask scheduler, with a progress bar.
+"""One task for many items, in processes of this machine or by a Dask scheduler, with a progress bar.
 
-What fails is reported, the rest is done.
+Items that fail are reported, and the work goes on with the others.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ Result = TypeVar("Result")
 KILLED = "its process was ended by the system, perhaps for want of memory; fewer --jobs need less"
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-"""What PyTorch, NumPy, SciPy and DIPY read when they are loaded: how many threads each may use."""
+"""Environment variables with the number of threads; PyTorch, NumPy, SciPy and DIPY read them when they are loaded."""
 
 CONNECTION_SECONDS = 20
-"""After which a scheduler that does not answer is taken for absent."""
+"""Seconds after which a scheduler that does not answer counts as absent."""
 
 CONTEXT = multiprocessing.get_context("forkserver")
-"""Processes are forked from one without threads; a fork of the command itself would inherit what its threads hold."""
+"""Way to start processes: fork one without threads. A fork of the command would inherit the locks of its threads."""
 
 console = Console(stderr=True)
 
@@ -57,12 +57,12 @@ def _start_worker() -> None:
 
 
 def _attempt_in_worker(task: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
-    """Call ``task``; a process that is told to end meanwhile first takes its half-written files away."""
+    """Call ``task``; a process that is told to end meanwhile first removes its half-written files."""
     signal.signal(signal.SIGTERM, _interrupt_once)
     try:
         return _attempt(task, item)
     except KeyboardInterrupt:
-        # what a process does at its regular end, which there is no way to from within a task of a pool
+        # run what a process runs at its regular end, which a task of a pool cannot bring about
         atexit._run_exitfuncs()
         os._exit(128 + signal.SIGTERM)
     finally:
@@ -70,14 +70,14 @@ def _attempt_in_worker(task: Callable[[Item], Result], item: Item) -> Outcome[It
 
 
 def _interrupt_once(number: int, frame: object) -> None:
-    # the pool and the end of the first process may both tell this one to end; the second must not disturb what the
-    # first has begun
+    # the pool and the end of the parent process may both tell this process to end; the second signal must not disturb
+    # the work that the first has begun
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def _end_with_parent() -> None:
-    # a worker would otherwise wait for work forever where the first process was killed
+    # a worker would otherwise wait for work forever after its parent process was killed
     if parent := multiprocessing.parent_process():
         parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
@@ -85,14 +85,14 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _for_workers(jobs: int) -> Iterator[None]:
-    """Share the cores out between the processes that are started within, and keep Ctrl-C from them.
+    """Divide the cores among the processes that the block starts, and keep Ctrl-C from them.
 
-    A Ctrl-C reaches every process of a terminal. The first one says what there is to say and ends the others.
+    A Ctrl-C reaches every process of a terminal. The parent process reports it and ends the others.
     """
     threads = max(1, (os.cpu_count() or 1) // jobs)
     previous = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
-    # one that comes in between is kept for this process until the end of the block
+    # a Ctrl-C within the block reaches this process at the end of the block
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
@@ -103,9 +103,9 @@ def _for_workers(jobs: int) -> Iterator[None]:
 
 
 def warm_up(module: str, jobs: int) -> None:
-    """Begin to import ``module``, which takes seconds, in a process that those of ``run_jobs`` are then forked from.
+    """Begin to import ``module``, which takes seconds, in the process from which ``run_jobs`` forks its own.
 
-    Called before the command's own imports, so that both are done at the same time.
+    The command calls this before its own imports, so that both imports run at the same time.
     """
     if jobs > 1:
         CONTEXT.set_forkserver_preload([module])
@@ -119,12 +119,12 @@ def run_jobs(
     """Call ``task`` on each item.
 
     Args:
-        task: picklable where ``jobs`` is above 1.
-        items: what to work on; ``str(item)`` names one on the screen.
-        jobs: processes; 1 works in this one.
-        description: stands before the progress bar.
+        task: function of one item, picklable if ``jobs`` is above 1.
+        items: items to work on; ``str(item)`` names one on the screen.
+        jobs: number of processes; with 1, this process does the work.
+        description: text before the progress bar.
         scheduler: address of a Dask scheduler (``tcp://host:8786``) whose workers do the work instead of processes of
-            this machine; they see the same files and have this package installed.
+            this machine. The workers need the same files and this package.
 
     Returns:
         outcomes in the order of ``items``.
@@ -142,11 +142,11 @@ def run_jobs(
                     outcomes[index] = outcome
                     if outcome.failure:
                         shown = f"left out {items[index]}: {outcome.failure}"
-                        progress.console.print(shown, highlight=False, soft_wrap=True)
+                        progress.console.print(shown, highlight=False, markup=False, soft_wrap=True)
                     progress.advance(bar)
         except KeyboardInterrupt:
             shown = f"stopped: {len(outcomes)} of {len(items)} are done and kept, the same command goes on from there"
-            progress.console.print(shown, highlight=False, soft_wrap=True)
+            progress.console.print(shown, highlight=False, markup=False, soft_wrap=True)
             raise
     return [outcomes[index] for index in range(len(items))]
 
@@ -154,7 +154,7 @@ def run_jobs(
 def _outcomes(
     task: Callable[[Item], Result], items: Sequence[Item], jobs: int, scheduler: str | None
 ) -> Generator[tuple[int, Outcome[Item, Result]], None, None]:
-    """Call ``task`` on each item; give each one's index and outcome as soon as it is there."""
+    """Call ``task`` on each item, and yield its index and outcome as soon as it is done."""
     if scheduler is not None:
         yield from _on_cluster(task, items, scheduler)
     elif jobs <= 1:
@@ -165,7 +165,7 @@ def _outcomes(
         for index, outcome in _in_processes(task, dict(left), jobs):
             yield index, outcome
             del left[index]
-        # a process that the system ends takes its whole pool down; what it left is done one by one
+        # a process that the system ends takes its whole pool down; the items that are left run one by one
         for index, item in left.items():
             found = dict(_in_processes(task, {index: item}, 1))
             yield index, found.get(index, Outcome(item, failure=KILLED))
@@ -174,7 +174,10 @@ def _outcomes(
 def _in_processes(
     task: Callable[[Item], Result], items: Mapping[int, Item], jobs: int
 ) -> Iterator[tuple[int, Outcome[Item, Result]]]:
-    """Call ``task`` on items in processes; items whose process was ended from outside are missing in what it yields."""
+    """Call ``task`` on items in processes, and yield index and outcome of each.
+
+    Items whose process was ended from outside are missing.
+    """
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(jobs, mp_context=CONTEXT, initializer=_start_worker)
     try:

@@ -1,6 +1,7 @@
 from .attenuation import Attenuation as Attenuation
 from .attenuation import Attenuationd as Attenuationd
 from .errors import InputError as InputError
+from .finite import RequireFinited as RequireFinited
 from .mask import BrainMaskd as BrainMaskd
 from .preprocessing import FiniteSignald as FiniteSignald
 from .preprocessing import GridToInput as GridToInput

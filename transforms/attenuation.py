@@ -16,11 +16,11 @@ SIGNAL_FLOOR = 1e-3
 class Attenuation(Transform):
     """Divide by b0 and clip to ``[0, 1]``; voxels without signal are 0, never NaN.
 
-    The attenuation of free water cannot exceed 1 nor fall below 0; noise does both, and is clipped.
+    The attenuation of water cannot exceed 1 or fall below 0. With noise it can do both, so values are clipped.
     """
 
     def __call__(self, image: torch.Tensor, b0: torch.Tensor) -> torch.Tensor:
-        """Divide.
+        """Divide ``image`` by ``b0``.
 
         Args:
             image: diffusion-weighted signal in any unit, shape ``(N, X, Y, Z)``.
@@ -37,7 +37,7 @@ class Attenuation(Transform):
 
 
 def has_b0_signal(b0: torch.Tensor) -> torch.Tensor:
-    """Voxels with a b0 that can be divided by, bool, of the shape of ``b0``."""
+    """Return a mask of the voxels whose b0 is a usable divisor, bool, of the shape of ``b0``."""
     finite = torch.nan_to_num(b0, nan=0.0, posinf=0.0, neginf=0.0)
     values = finite.flatten().sort().values
     floor = SIGNAL_FLOOR * values[int(0.99 * (len(values) - 1))]
@@ -48,8 +48,8 @@ class Attenuationd(MapTransform):
     """Dictionary form of :class:`Attenuation`.
 
     Args:
-        keys: diffusion-weighted signals.
-        b0_key: where the mean b0 stands.
+        keys: keys of the diffusion-weighted signals.
+        b0_key: key of the mean b0.
     """
 
     def __init__(self, keys: KeysCollection, b0_key: str = "b0") -> None:

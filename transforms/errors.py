@@ -1,7 +1,5 @@
 """Errors that a user's input can cause."""
 
-import zlib
-
 
 class InputError(ValueError):
     """Input that cannot be used: one sentence with the file, what was found and what was expected."""
@@ -9,7 +7,3 @@ class InputError(ValueError):
 
 class SignalError(InputError):
     """A signal that a model cannot be fitted to; the sentence goes on after the name of the scan."""
-
-
-DAMAGE = (OSError, EOFError, ValueError, zlib.error)
-"""What reading the voxels of a damaged file raises."""

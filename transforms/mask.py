@@ -1,19 +1,24 @@
-"""Brain mask of a scan: a given one, or one found on the mean b0."""
+"""Brain mask of a scan: a given one, or one found on the mean b0; and whether a found one can be trusted."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from dipy.segment.mask import median_otsu
+from dipy.segment.mask import multi_median
+from dipy.segment.threshold import otsu
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from scipy import ndimage
 
 from transforms.attenuation import has_b0_signal
 from transforms.errors import InputError
+from transforms.n4 import correct_bias
+
+logger = logging.getLogger(__name__)
 
 MEDIAN_RADIUS = 2
 """Voxels of 2.4 mm. DIPY's default of 4 is meant for smaller voxels and is many times slower."""
@@ -21,11 +26,72 @@ MEDIAN_RADIUS = 2
 MEDIAN_PASSES = 2
 """Median filter passes before Otsu's threshold."""
 
+HEAD_THRESHOLD = 0.5
+"""Part of Otsu's threshold above which a voxel is head, deep brain far from the coils included."""
+
+BIAS_MM = 8.0
+"""Voxel size at which the b0's bias field is estimated: the field of a coil is smooth."""
+
+NECK = 2
+"""Voxels by which a mask is eroded to cut off what hangs on it by a thin neck (eyes, tongue)."""
+
 MIN_BRAIN_ML = 1.0
 """A brain mask below this volume in millilitres is no brain."""
 
+USUAL_BRAIN_ML = (700.0, 2200.0)
+"""Volumes in ml of whole heads: brains of children from two years on and of adults have 900 to 1700 ml (Allen, Damasio
+and Grabowski, Am J Phys Anthropol 118:341-358, 2002), and a mask takes in fluid around them."""
 
-def _largest_part(mask: np.ndarray, neck: int = 2) -> np.ndarray:
+MIN_WHOLE_MM = 100.0
+"""Extent of the field of view along each axis from which on a whole brain is expected in it."""
+
+MAX_HOLE = 0.01
+"""Part of a mask that holes of a slice may take up."""
+
+MIN_SYMMETRY = 0.8
+"""Dice of a mask with its mirror image about its own middle."""
+
+
+def find_brain(b0: MetaTensor) -> np.ndarray:
+    """Find the brain on the mean b0: Otsu's threshold after median filters, as DIPY's ``median_otsu``.
+
+    Coils receive the deep brain weakly, at half of its edge and less, and a threshold would cut it out. So the bias
+    field is corrected first (N4). Holes are filled slice by slice, which closes those that are open to the base of the
+    image too, and the largest part is kept.
+
+    Args:
+        b0: mean b0, RAS, voxels of about 2.4 mm, shape ``(1, X, Y, Z)``.
+
+    Returns:
+        bool, shape ``(X, Y, Z)``.
+    """
+    signal = has_b0_signal(b0.as_tensor())[0].numpy()
+    raw = np.nan_to_num(b0[0].numpy())
+    head = slices_filled(ndimage.median_filter(raw, 3) > HEAD_THRESHOLD * otsu(raw))
+    within = MetaTensor(torch.from_numpy(head & signal)[None].float(), affine=b0.affine)
+    volume = correct_bias(MetaTensor(torch.from_numpy(raw)[None], affine=b0.affine), within, BIAS_MM)[0].numpy()
+    filtered = multi_median(volume, MEDIAN_RADIUS, MEDIAN_PASSES)
+    threshold = otsu(filtered)
+    # of a volume without contrast the threshold lets everything through
+    found = largest_part(slices_filled((filtered > threshold) & signal))
+    # the filters take half a voxel off the rim
+    return found | (ndimage.binary_dilation(found) & (volume > threshold) & signal)
+
+
+def slices_filled(mask: np.ndarray) -> np.ndarray:
+    """Fill the holes of each slice of a mask ``(X, Y, Z)``, along all three axes.
+
+    A hole that is open at one end of the field of view is enclosed in the slices across it.
+    """
+    filled = mask.copy()
+    for axis in range(3):
+        slices, target = np.moveaxis(mask, axis, 0), np.moveaxis(filled, axis, 0)
+        for index, part in enumerate(slices):
+            target[index] |= ndimage.binary_fill_holes(part)
+    return filled
+
+
+def largest_part(mask: np.ndarray, neck: int = NECK) -> np.ndarray:
     """Keep the largest part of a mask, cut free of parts (tongue, eyes) that a neck of up to ``2 neck`` voxels joins.
 
     The head may leave the field of view, so that its border counts as inside while eroding.
@@ -38,10 +104,47 @@ def _largest_part(mask: np.ndarray, neck: int = 2) -> np.ndarray:
     return ndimage.binary_dilation(largest, iterations=neck, mask=mask)
 
 
-class BrainMaskd(MapTransform):
-    """Make ``mask`` a binary brain mask: the given one, else DIPY's ``median_otsu`` on the mean b0.
+def doubts_about(mask: np.ndarray, voxel_size: np.ndarray) -> list[str]:
+    """Say what is unusual of a brain mask.
 
-    Of the latter, holes are filled and the largest connected part is kept.
+    Args:
+        mask: bool, RAS, shape ``(X, Y, Z)``.
+        voxel_size: in mm, shape ``(3,)``.
+
+    Returns:
+        sentences without a full stop; none where nothing is unusual.
+    """
+    doubts = []
+    millilitres = float(mask.sum() * np.prod(voxel_size) / 1000)
+    whole = bool((np.array(mask.shape) * voxel_size >= MIN_WHOLE_MM).all())
+    low, high = USUAL_BRAIN_ML
+    if millilitres > high or (whole and millilitres < low):
+        doubts.append(f"the brain mask has {millilitres:.0f} ml, usual are {low:.0f} to {high:.0f}")
+    holes = float((slices_filled(mask) & ~mask).sum() / max(mask.sum(), 1))
+    if holes > MAX_HOLE:
+        doubts.append(f"the brain mask has holes of {holes:.1%} of its volume, usual are less than {MAX_HOLE:.0%}")
+    symmetry = _symmetry(mask)
+    if symmetry < MIN_SYMMETRY:
+        doubts.append(
+            f"left and right half of the brain mask overlap with a Dice of {symmetry:.2f}, "
+            f"usual are {MIN_SYMMETRY:g} and more"
+        )
+    return doubts
+
+
+def _symmetry(mask: np.ndarray) -> float:
+    """Dice of a mask with its mirror image about the middle of its extent from left to right."""
+    where = np.flatnonzero(mask.any(axis=(1, 2)))
+    if not len(where):
+        return 0.0
+    inside = mask[where[0] : where[-1] + 1]
+    return float((inside & inside[::-1]).sum() / inside.sum())
+
+
+class BrainMaskd(MapTransform):
+    """Make ``mask`` a binary brain mask: the given one, else the one that :func:`find_brain` finds.
+
+    What is unusual of it is logged, and added to ``notes``, a text.
 
     Args:
         b0_key: where the mean b0 stands, shape ``(1, X, Y, Z)``, voxels of about 2.4 mm.
@@ -61,16 +164,15 @@ class BrainMaskd(MapTransform):
         """
         result = dict(data)
         b0 = data[self.b0_key]
-        if self.mask_key in data:
-            mask = data[self.mask_key].as_tensor() > 0.5
-        else:
-            volume = np.nan_to_num(b0[0].numpy())
-            _, found = median_otsu(volume, median_radius=MEDIAN_RADIUS, numpass=MEDIAN_PASSES)
-            # of a volume without contrast the threshold lets everything through
-            found = found.astype(bool) & has_b0_signal(b0.as_tensor())[0].numpy()
-            mask = torch.from_numpy(_largest_part(ndimage.binary_fill_holes(found)))[None]
-        millilitres = float(mask.sum()) * float(torch.prod(b0.pixdim)) / 1000.0
+        given = self.mask_key in data
+        mask = (data[self.mask_key].as_tensor()[0] > 0.5).numpy() if given else find_brain(b0)
+        voxel_size = b0.pixdim.numpy()
+        millilitres = float(mask.sum() * np.prod(voxel_size) / 1000)
         if millilitres < MIN_BRAIN_ML:
             raise InputError(f"{data.get('raw_scan', 'scan')}: found {millilitres:.2f} ml of brain, expected a head.")
-        result[self.mask_key] = MetaTensor(mask.float(), meta=b0.meta)
+        result[self.mask_key] = MetaTensor(torch.from_numpy(mask)[None].float(), meta=b0.meta)
+        doubts = doubts_about(mask, voxel_size)
+        for doubt in doubts:
+            logger.warning("%s: %s", data.get("raw_scan", "scan"), doubt)
+        result["notes"] = "; ".join(filter(None, [data.get("notes"), *doubts]))
         return result

@@ -18,7 +18,7 @@ MAX_LOG_FIELD = 2.0
 """Of the field's logarithm: outside the mask the spline is free to run away."""
 
 
-def correct_bias(image: MetaTensor, mask: MetaTensor | None = None) -> MetaTensor:
+def correct_bias(image: MetaTensor, mask: MetaTensor | None = None, working_mm: float = WORKING_MM) -> MetaTensor:
     """Divide an image by the bias field that N4 finds (Tustison et al., IEEE Trans Med Imaging 29:1310-1320, 2010).
 
     Args:
@@ -28,7 +28,7 @@ def correct_bias(image: MetaTensor, mask: MetaTensor | None = None) -> MetaTenso
     Returns:
         image of the same shape, of mean field 1 (logarithmic) in the mask.
     """
-    coarse = ResampleToSpacing([max(size, WORKING_MM) for size in image.pixdim.tolist()])(image)
+    coarse = ResampleToSpacing([max(size, working_mm) for size in image.pixdim.tolist()])(image)
     voxels = np.maximum(np.nan_to_num(coarse[0].numpy()), 0)
     source = sitk.GetImageFromArray(np.ascontiguousarray(voxels.T))
     source.SetSpacing([float(size) for size in coarse.pixdim])

@@ -6,6 +6,7 @@ mask, attenuation, reference scheme. Preparation and inference take both, labels
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,8 @@ from transforms.mask import BrainMaskd
 from transforms.qspace import InterpolateQSpaced, Scheme
 from transforms.resampling import ResampleToSpacingd
 
+logger = logging.getLogger(__name__)
+
 RAS_LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
 
 
@@ -33,15 +36,27 @@ class ReadShelld(Transform):
 
     Writes ``image`` (the shell's signal, ``(N, X, Y, Z)``), ``b0`` (mean of the b0 volumes, ``(1, X, Y, Z)``),
     ``gradients`` (the shell's table, ``(N, 4)``), and ``mask`` (``(1, X, Y, Z)``) where the scan has one; all as in the
-    file.
+    file. Volumes that cannot be used are left out; ``notes`` says which, a text that is empty where there are none.
+
+    Args:
+        checksum: whether to write ``checksum``, that of the voxels of all volumes.
     """
+
+    def __init__(self, checksum: bool = False) -> None:
+        self.checksum = checksum
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Read the voxels."""
         scan = data["raw_scan"]
-        result = {**data, "b0": scan.mean_b0(), "image": scan.shell_signal(), "gradients": scan.shell_gradients}
+        signal = scan.read(self.checksum)
+        result = {**data, "b0": signal.b0, "image": signal.shell, "gradients": signal.gradients}
+        for note in signal.notes:
+            logger.warning("%s: %s", scan, note)
+        result["notes"] = "; ".join(signal.notes)
         if scan.mask is not None:
             result["mask"] = scan.mask
+        if signal.checksum:
+            result["checksum"] = signal.checksum
         return result
 
 
@@ -74,13 +89,14 @@ class ScanToGrid(Compose):
 
     Args:
         voxel_size: in mm, one number or three.
+        checksum: whether to write ``checksum``, that of the voxels of all volumes.
     """
 
-    def __init__(self, voxel_size: float | Sequence[float] = 2.4) -> None:
+    def __init__(self, voxel_size: float | Sequence[float] = 2.4, checksum: bool = False) -> None:
         images = ["image", "b0", "mask", "finite"]
         super().__init__(
             [
-                ReadShelld(),
+                ReadShelld(checksum),
                 FiniteSignald(),
                 Orientationd(keys=images, axcodes="RAS", labels=RAS_LABELS, allow_missing_keys=True),
                 ResampleToSpacingd(keys=images, voxel_size=voxel_size, allow_missing_keys=True),
@@ -120,13 +136,20 @@ class ScanToInput(Compose):
 
     Reads ``raw_scan`` (:class:`transforms.scan.Scan`) and takes it out; writes ``image`` (attenuation in ``[0, 1]`` on
     the scheme, 0 outside the brain, ``(M, X, Y, Z)``), ``b0``, ``mask`` and ``gradients`` (the scheme's table), RAS,
-    cropped to the brain.
+    cropped to the brain, and ``notes``, a text.
 
     Args:
         scheme: unit vectors in world RAS, shape ``(M, 3)``, or None for the 64 directions that ship with the bundle.
         voxel_size: in mm, one number or three.
         margin: voxels kept around the brain, so that what an artifact displaces stays in view.
+        checksum: whether to write ``checksum``, that of the voxels of all volumes.
     """
 
-    def __init__(self, scheme: Scheme = None, voxel_size: float | Sequence[float] = 2.4, margin: int = 3) -> None:
-        super().__init__([*ScanToGrid(voxel_size).transforms, *GridToInput(scheme, margin).transforms])
+    def __init__(
+        self,
+        scheme: Scheme = None,
+        voxel_size: float | Sequence[float] = 2.4,
+        margin: int = 3,
+        checksum: bool = False,
+    ) -> None:
+        super().__init__([*ScanToGrid(voxel_size, checksum).transforms, *GridToInput(scheme, margin).transforms])

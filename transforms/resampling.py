@@ -1,4 +1,4 @@
-"""Space: resampling to a voxel size without aliasing, and images brought to the grid of another.
+"""Resampling in space: to another voxel size without aliasing, or to the grid of another image.
 
 Resampling to another voxel size along the same axes is separable: one small matrix per axis does it.
 """
@@ -23,14 +23,14 @@ FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 
 
 def antialiasing_sigma(old: float, new: float) -> float:
-    """Gaussian that widens the point spread of one voxel size to that of another.
+    """Return the width of the Gaussian that widens the point spread of one voxel size to that of another.
 
-    A voxel is taken for a Gaussian whose full width at half maximum is its size, and variances add (Cardoso et al.,
-    "Scale factor point spread function matching", MICCAI 2015).
+    The point spread of a voxel counts as a Gaussian whose full width at half maximum is the voxel size. Variances of
+    Gaussians add (Cardoso et al., "Scale factor point spread function matching", MICCAI 2015).
 
     Args:
-        old: voxel size in mm.
-        new: voxel size in mm.
+        old: old voxel size in mm.
+        new: new voxel size in mm.
 
     Returns:
         standard deviation in mm; 0 where the new voxels are not larger.
@@ -39,10 +39,10 @@ def antialiasing_sigma(old: float, new: float) -> float:
 
 
 def smoothing_matrix(n: int, sigma: float) -> np.ndarray:
-    """Gaussian smoothing of ``n`` samples as a matrix ``(n, n)`` whose rows add up to 1, at the borders as well.
+    """Return Gaussian smoothing of ``n`` samples as a matrix ``(n, n)`` whose rows add up to 1, at the borders as well.
 
-    The Gaussian is integrated over each sample. That adds up to 1/12 to the variance, and damps what would fold back
-    better than a sampled Gaussian or one of the exact variance does.
+    The Gaussian is integrated over each sample, which adds up to 1/12 to the variance. This damps frequencies that
+    would alias better than a sampled Gaussian does, or a Gaussian of the exact variance.
 
     Args:
         n: number of samples.
@@ -57,7 +57,7 @@ def smoothing_matrix(n: int, sigma: float) -> np.ndarray:
 
 
 def linear_interpolation_matrix(n: int, positions: np.ndarray) -> np.ndarray:
-    """Linear interpolation of ``n`` samples at ``positions`` ``(m,)``, in samples, as a matrix ``(m, n)``.
+    """Return linear interpolation of ``n`` samples at ``positions`` ``(m,)``, in samples, as a matrix ``(m, n)``.
 
     Positions beyond the first or last sample get the value of that sample.
     """
@@ -68,7 +68,7 @@ def linear_interpolation_matrix(n: int, positions: np.ndarray) -> np.ndarray:
 def apply_along_axes(image: torch.Tensor, matrices: Sequence[np.ndarray]) -> torch.Tensor:
     """Multiply a plain tensor ``(C, X, Y, Z)`` by one matrix ``(n_out, n_in)`` along each of its spatial axes."""
     for axis, matrix in enumerate(matrices, start=1):
-        # most clinical scans come in the voxel size that is wanted
+        # most clinical scans have the wanted voxel size already
         if np.array_equal(matrix, np.eye(len(matrix))):
             continue
         weights = torch.as_tensor(matrix, dtype=image.dtype, device=image.device)
@@ -77,12 +77,12 @@ def apply_along_axes(image: torch.Tensor, matrices: Sequence[np.ndarray]) -> tor
 
 
 class ResampleToSpacing(Transform):
-    """Resample to a voxel size; axes that get coarser are smoothed first, so that nothing folds back.
+    """Resample to a voxel size; axes that get coarser are smoothed first, so that nothing aliases.
 
-    The image's axes are kept (an oblique scan stays oblique), and so is the centre of its field of view.
+    The image keeps its axes (an oblique scan stays oblique) and the centre of its field of view.
 
     Args:
-        voxel_size: in mm, one number or three.
+        voxel_size: voxel size in mm, one number or three.
     """
 
     def __init__(self, voxel_size: float | Sequence[float] = 2.4) -> None:
@@ -90,7 +90,7 @@ class ResampleToSpacing(Transform):
         self.voxel_size = [float(size) for size in sizes]
 
     def __call__(self, image: MetaTensor) -> MetaTensor:
-        """Resample ``image`` ``(C, X, Y, Z)`` by its affine; float32 out."""
+        """Resample ``image`` ``(C, X, Y, Z)`` by its affine, and return it as float32."""
         matrices, corner, ratios = [], [], []
         for n, before, after in zip(image.shape[1:], image.pixdim.tolist(), self.voxel_size, strict=True):
             # headers round voxel sizes; a thousandth of a voxel is no reason to interpolate
@@ -111,8 +111,8 @@ class ResampleToSpacingd(MapTransform):
     """Dictionary form of :class:`ResampleToSpacing`.
 
     Args:
-        keys: images to resample.
-        voxel_size: in mm, one number or three.
+        keys: keys of the images to resample.
+        voxel_size: voxel size in mm, one number or three.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class ResampleToSpacingd(MapTransform):
 
 
 def crop_to(image: MetaTensor, reference: MetaTensor) -> MetaTensor:
-    """Cut from an image ``(C, X, Y, Z)`` the part that lies on the voxels of a reference; nothing is interpolated.
+    """Cut from an image ``(C, X, Y, Z)`` the part that lies on the voxels of a reference, without interpolation.
 
     Raises:
         InputError: the voxels of the reference are not voxels of the image.
@@ -149,17 +149,17 @@ def crop_to(image: MetaTensor, reference: MetaTensor) -> MetaTensor:
 
 
 class ResampleToGrid(Transform):
-    """Bring an image to the grid of another one, in one trilinear step by the two affines.
+    """Resample an image to the grid of another image, in one trilinear step by the two affines.
 
-    Padding, cropping, voxel size, orientation and obliqueness are all in the affines, so this undoes them together.
-    Axes that get coarser are smoothed first. Outside the image's field of view the result is 0.
+    The affines hold padding, cropping, voxel size, orientation and obliqueness, so one step undoes them together. Axes
+    that get coarser are smoothed first. Outside the image's field of view the result is 0.
     """
 
     def __init__(self) -> None:
         self.match = ResampleToMatch(mode="bilinear", padding_mode="zeros", align_corners=True, dtype=np.float32)
 
     def __call__(self, image: MetaTensor, reference: MetaTensor) -> MetaTensor:
-        """Resample ``image`` ``(C, X, Y, Z)`` to the spatial grid of ``reference``; float32 out."""
+        """Resample ``image`` ``(C, X, Y, Z)`` to the spatial grid of ``reference``, and return it as float32."""
         # voxel sizes of the reference along the axes of the image, which may be permuted
         old = image.pixdim.double()
         spans = torch.linalg.inv(reference.affine[:3, :3].double()) @ (image.affine[:3, :3] / image.pixdim).double()
@@ -177,8 +177,8 @@ class ResampleToGridd(MapTransform):
     """Dictionary form of :class:`ResampleToGrid`.
 
     Args:
-        keys: images to resample.
-        reference_key: an image on the grid to go to.
+        keys: keys of the images to resample.
+        reference_key: key of an image on the wanted grid.
     """
 
     def __init__(self, keys: KeysCollection, reference_key: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,16 +13,30 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from transforms.diffusion.gradients import (
-    B0_MAX,
-    SHELL_TOLERANCE,
-    b0_volumes,
-    describe_shells,
-    shell_volumes,
-    unique_axes,
-)
-from transforms.diffusion.scheme import MIN_AXES, SAME_AXIS_DEGREES
-from transforms.errors import DAMAGE, InputError
+from transforms.damage import DAMAGE, read_to_end
+from transforms.diffusion.gradients import B0_MAX, SHELL_TOLERANCE, b0_volumes, describe_shells, shell_volumes
+from transforms.diffusion.sh import sh_order
+from transforms.errors import InputError, SignalError
+from transforms.signal_checks import usable_volumes
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """Voxels of one shell of a scan, as they stand in the file; volumes that cannot be used are left out.
+
+    Attributes:
+        b0: mean of the b0 volumes, ``(1, X, Y, Z)``.
+        shell: volumes of the shell, ``(n, X, Y, Z)``.
+        gradients: gradient table of these volumes, shape ``(n, 4)``.
+        notes: which volumes were left out, and why.
+        checksum: SHA-256 of the voxels of all volumes, however they are stored; None where it was not asked for.
+    """
+
+    b0: MetaTensor
+    shell: MetaTensor
+    gradients: np.ndarray
+    notes: list[str]
+    checksum: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,32 +48,30 @@ class Scan:
         gradients: gradient table of all volumes in world RAS, shape ``(N, 4)``.
         bvalue: b-value of the shell in s/mm2.
         tolerance: half width of the shell in s/mm2.
+        b0_max: largest b-value in s/mm2 that counts as b0.
         mask: a given brain mask on the scan's grid, 0 or 1, ``(1, X, Y, Z)``, or None.
         files: what the scan was opened from: ``dwi``, ``bval``, ``bvec`` and, where a mask was given, ``brain_mask``.
 
     Raises:
-        InputError: there is no b0, no volume in the shell, or fewer than 6 distinct axes in it.
+        InputError: there is no b0, no volume in the shell, or its directions determine no signal in between.
     """
 
     image: nib.nifti1.Nifti1Pair
     gradients: np.ndarray
     bvalue: float = 1000.0
     tolerance: float = SHELL_TOLERANCE
+    b0_max: float = B0_MAX
     mask: MetaTensor | None = None
     files: Mapping[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        found = describe_shells(self.gradients)
+        found = describe_shells(self.gradients, self.b0_max)
         if not len(self.b0):
-            raise InputError(f"{self.path}: found {found}, expected at least one volume of b <= {B0_MAX:g}.")
+            raise InputError(f"{self.path}: found {found}, expected at least one volume of b <= {self.b0_max:g}.")
         if not len(self.shell):
             expected = f"a shell of b = {self.bvalue:g} +- {self.tolerance:g} s/mm2"
             raise InputError(f"{self.path}: found {found}, expected {expected}.")
-        axes = unique_axes(self.shell_gradients[:, :3], SAME_AXIS_DEGREES)
-        if axes < MIN_AXES:
-            raise InputError(
-                f"{self.path}: found {axes} distinct axes at b = {self.bvalue:g}, expected at least {MIN_AXES}."
-            )
+        self._check_directions(self.shell_gradients)
 
     def __str__(self) -> str:
         return str(self.path)
@@ -76,12 +89,12 @@ class Scan:
     @cached_property
     def b0(self) -> np.ndarray:
         """Indices of the b0 volumes."""
-        return b0_volumes(self.gradients)
+        return b0_volumes(self.gradients, self.b0_max)
 
     @cached_property
     def shell(self) -> np.ndarray:
         """Indices of the volumes of the shell."""
-        return shell_volumes(self.gradients, self.bvalue, self.tolerance)
+        return shell_volumes(self.gradients, self.bvalue, self.tolerance, self.b0_max)
 
     @property
     def shell_gradients(self) -> np.ndarray:
@@ -100,20 +113,65 @@ class Scan:
             InputError: the file ends early or is damaged.
         """
         signal = np.empty((len(indices), *self.image.shape[:3]), dtype=np.float32)
-        try:
-            for row, index in enumerate(indices):
-                signal[row] = self.image.dataobj[..., int(index)]
-        except DAMAGE as error:
-            raise InputError(f"{self.path}: found a damaged file ({error}), expected a whole NIfTI image.") from None
+        for row, index in enumerate(indices):
+            signal[row] = self._volume(int(index))
         return signal
 
-    def mean_b0(self) -> MetaTensor:
-        """Read the mean of the b0 volumes, ``(1, X, Y, Z)``."""
-        return self._on_grid(self.volumes(self.b0).mean(axis=0, keepdims=True))
+    def read(self, checksum: bool = False) -> Signal:
+        """Read the b0 volumes and the shell, in one pass through the file, and check them.
 
-    def shell_signal(self) -> MetaTensor:
-        """Read the volumes of the shell, ``(n, X, Y, Z)``."""
-        return self._on_grid(self.volumes(self.shell))
+        Args:
+            checksum: whether all other volumes are read as well, for the checksum of the voxels.
+
+        Raises:
+            InputError: the file is damaged, or what is left of the volumes shows no diffusion.
+        """
+        digest = hashlib.sha256(str(self.image.shape).encode())
+        b0 = np.empty((len(self.b0), *self.image.shape[:3]), dtype=np.float32)
+        shell = np.empty((len(self.shell), *self.image.shape[:3]), dtype=np.float32)
+        places = {int(index): b0[row] for row, index in enumerate(self.b0)}
+        places |= {int(index): shell[row] for row, index in enumerate(self.shell)}
+        for index in range(len(self.gradients)):
+            if checksum or index in places:
+                volume = self._volume(index)
+                digest.update(volume.tobytes())
+                if index in places:
+                    places[index][:] = volume
+        self._finish()
+        try:
+            use_b0, use_shell, notes = usable_volumes(b0, shell, self.b0, self.shell)
+        except SignalError as error:
+            raise InputError(f"{self.path}: {error}") from None
+        gradients = self.shell_gradients[use_shell]
+        self._check_directions(gradients)
+        return Signal(
+            b0=self._on_grid(b0[use_b0].mean(axis=0, keepdims=True)),
+            shell=self._on_grid(shell if use_shell.all() else shell[use_shell]),
+            gradients=gradients,
+            notes=notes,
+            checksum=digest.hexdigest() if checksum else None,
+        )
+
+    def _volume(self, index: int) -> np.ndarray:
+        try:
+            return np.asarray(self.image.dataobj[..., index], dtype=np.float32)
+        except DAMAGE as error:
+            raise self._damaged(error) from None
+
+    def _finish(self) -> None:
+        try:
+            read_to_end(self.image)
+        except DAMAGE as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: BaseException) -> InputError:
+        return InputError(f"{self.path}: found a damaged file ({error}), expected a whole NIfTI image.")
+
+    def _check_directions(self, gradients: np.ndarray) -> None:
+        try:
+            sh_order(gradients[:, :3])
+        except SignalError as error:
+            raise InputError(f"{self.path}: at b = {self.bvalue:g} {error}") from None
 
     def _on_grid(self, volumes: np.ndarray) -> MetaTensor:
         return MetaTensor(torch.from_numpy(volumes), affine=torch.as_tensor(self.affine))

@@ -23,6 +23,12 @@ others."""
 MAX_MD_RATIO = 1.4
 """Mean diffusivity (MD) of white matter, over the median MD of what is white matter without doubt."""
 
+DIFFUSION_LIMITS = (
+    "White matter was found by FA and MD alone: it takes in parts of thalamus and deep gray matter, and misses "
+    "crossings of low anisotropy."
+)
+"""What a reader of maps in such white matter should know."""
+
 MIN_PART_ML = 0.5
 """Smaller parts of a white-matter mask are noise."""
 

@@ -24,6 +24,9 @@ SPLITS = ("training", "validation", "test")
 
 DATALIST = "datalist.json"
 
+ASSIGNED = "splits"
+"""Key of the split of each participant that the cohort ever had."""
+
 
 def split_sizes(n: int, weights: Sequence[float]) -> list[int]:
     """Share ``n`` participants out by ``weights`` (largest remainder), training and then validation first.
@@ -98,23 +101,47 @@ def write_datalist(folder: Path, scans: Sequence[PreparedScan], splits: Mapping[
     cohort = {split: [scan for scan in scans if splits[scan.participant] == split] for split in SPLITS}
     check_splits(cohort)
     datalist: dict[str, Any] = {split: [dict(scan.entry) for scan in cohort[split]] for split in SPLITS}
+    # of those, too, whose scans could not be used this time: when they come back, they come back to their split
+    datalist[ASSIGNED] = {**read_assigned(folder), **splits}
     # masks and labels are small enough to be read; images follow from the scans and the way of preparation
     small = [scan.path(key) for scan in scans for key in ("mask", *LABEL_SUFFIXES) if key in scan]
-    content = json.dumps([datalist, read_preparation(folder), sha256(*filter(Path.is_file, small))], sort_keys=True)
+    listed = {split: datalist[split] for split in SPLITS}
+    content = json.dumps([listed, read_preparation(folder), sha256(*filter(Path.is_file, small))], sort_keys=True)
     datalist["checksum"] = hashlib.sha256(content.encode()).hexdigest()
     write_json(folder / DATALIST, datalist)
+
+
+def read_assigned(folder: Path) -> dict[str, str]:
+    """Split of each participant that a cohort ever had; empty where there is no cohort.
+
+    Raises:
+        InputError: the datalist does not hold splits by participant.
+    """
+    path = folder / DATALIST
+    if not path.is_file():
+        return {}
+    assigned = read_json(path).get(ASSIGNED)
+    if assigned is None:
+        return {scan.participant: split for split, listed in read_cohort(folder).items() for scan in listed}
+    if not isinstance(assigned, dict) or not set(map(str, assigned.values())) <= set(SPLITS):
+        raise InputError(f"{path}: found {ASSIGNED} that names no splits, expected {', '.join(SPLITS)} by participant.")
+    return assigned
 
 
 def read_cohort(folder: Path) -> dict[str, list[PreparedScan]]:
     """Read the scans of a prepared cohort, by split.
 
     Raises:
-        InputError: there is no cohort, or a participant stands in two splits.
+        InputError: there is no cohort, a scan's entry is not what it should be, or a participant stands in two splits.
     """
     if not (folder / DATALIST).is_file():
         raise InputError(f"{folder}: found no {DATALIST}, expected a cohort made by 'python -m scripts prepare'.")
     datalist = read_json(folder / DATALIST)
-    cohort = {split: [PreparedScan(folder, entry) for entry in datalist.get(split, [])] for split in SPLITS}
+    cohort = {}
+    for split in SPLITS:
+        if not isinstance(listed := datalist.get(split), list):
+            raise InputError(f"{folder / DATALIST}: found {split} = {listed!r}, expected a list of scans.")
+        cohort[split] = [PreparedScan.read(folder, entry, f"{folder / DATALIST}: {split}") for entry in listed]
     check_splits(cohort)
     return cohort
 
@@ -168,7 +195,8 @@ def load_entries(
         entries with absolute paths under ``keys``, and ``scan``, the scan's name.
 
     Raises:
-        InputError: no cohort, another number of directions, or no scan in the split that has all images.
+        InputError: no cohort, another number of directions, an image on another grid than the others of its scan, or
+            no scan in the split that has all images.
     """
     folder = Path(dataset_dir)
     listed = read_cohort(folder)[split]
@@ -183,6 +211,7 @@ def load_entries(
         for key in keys:
             if not scan.path(key).is_file():
                 raise InputError(f"{scan.path(key)}: no such file, expected as {DATALIST} names it.")
+        scan.check_grids(keys)
         entries.append({"scan": scan.name, **{key: str(scan.path(key)) for key in keys}})
     if listed and not entries:
         names = " and ".join(KEYS_ON_DISK[key] for key in keys)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from bids import BIDSLayout
-
-from scripts.io.bids import scan_name
+from scripts.io.bids import DESCRIPTION, entities_of, hcp_name, inherited, scan_name
+from scripts.io.files import read_json
 from scripts.io.nifti import strip_nifti
 from scripts.io.raw_scan import open_scan
+from transforms.diffusion.gradients import B0_MAX
 from transforms.errors import InputError
 from transforms.scan import Scan
+
+NIFTI = (".nii", ".nii.gz")
+
+MASK_SPACES = ("dwi", "orig", "native")
+"""Values of ``space`` in the names of brain masks that lie on the grid of the diffusion scan."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,9 @@ class RawScan:
         bvec: its b-vectors.
         brain_mask: a given brain mask on its grid, or None.
         t1w: a T1-weighted image of the same participant and session, or None.
-        phase_encoding: ``PhaseEncodingDirection`` (``j-``) or, where the polarity is not known, ``PhaseEncodingAxis``
-            (``j``), by that name, in the voxel axes of the file; empty where neither is known.
+        sidecars: JSON files that count for it, the one that counts most first.
+        notes: what a reader of the prepared scan should know.
+        problem: why it cannot be used, or None.
     """
 
     participant: str
@@ -41,94 +46,116 @@ class RawScan:
     bvec: Path
     brain_mask: Path | None = None
     t1w: Path | None = None
-    phase_encoding: Mapping[str, str] = field(default_factory=dict)
+    sidecars: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+    problem: str | None = None
 
     def __str__(self) -> str:
         return self.name
 
-    def open(self, bvalue: float) -> Scan:
-        """Open the scan with its shell of ``bvalue`` s/mm2; see :func:`scripts.io.raw_scan.open_scan`."""
-        return open_scan(self.dwi, self.bval, self.bvec, self.brain_mask, bvalue)
+    def open(self, bvalue: float, b0_max: float = B0_MAX) -> Scan:
+        """Open the scan with its shell of ``bvalue`` s/mm2; see :func:`scripts.io.raw_scan.open_scan`.
 
+        Raises:
+            InputError: it cannot be used.
+        """
+        if self.problem:
+            raise InputError(self.problem)
+        return open_scan(self.dwi, self.bval, self.bvec, self.brain_mask, bvalue, b0_max=b0_max)
 
-def _gradient_file(get: Callable[[Path], str | None], dwi: Path, ending: str) -> Path:
-    """Find the file by BIDS inheritance; where there is none, name the one that is missing beside the scan."""
-    beside = Path(strip_nifti(dwi) + ending)
-    try:
-        return Path(get(dwi) or beside)
-    except IndexError:  # how pybids says that it found none
-        return beside
+    def acquisition(self) -> dict[str, Any]:
+        """Read how the scan was acquired, as its sidecars say.
 
-
-def _phase_encoding(metadata: Mapping[str, Any]) -> dict[str, str]:
-    for name in ("PhaseEncodingDirection", "PhaseEncodingAxis"):
-        if metadata.get(name):
-            return {name: str(metadata[name])}
-    return {}
-
-
-def _find_mask(masks: BIDSLayout, entities: Mapping[str, Any]) -> Path | None:
-    """Find the brain mask of exactly one scan: its entities are the scan's, no more and no fewer."""
-
-    def scan_of(found: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in found.items() if key not in ("suffix", "extension", "desc", "datatype")}
-
-    for file in masks.get(
-        subject=entities["subject"], suffix="mask", desc="brain", datatype="dwi", extension=[".nii.gz", ".nii"]
-    ):
-        if scan_of(file.get_entities(metadata=False)) == scan_of(entities):
-            return Path(file.path)
-    return None
-
-
-def _find_t1w(layout: BIDSLayout, root: Path, entities: Mapping[str, Any]) -> Path | None:
-    """Find the T1-weighted image of a scan's participant and session; of several, the first by name."""
-    same = {key: entities[key] for key in ("subject", "session") if key in entities}
-    found = layout.get(**same, suffix="T1w", extension=[".nii.gz", ".nii"])
-    paths = sorted(Path(file.path) for file in found if file.get_entities(metadata=False).get("part", "mag") == "mag")
-    return next((path for path in paths if (root / "derivatives") not in path.parents), None)
+        Raises:
+            InputError: a sidecar cannot be read.
+        """
+        merged: dict[str, Any] = {}
+        for path in reversed(self.sidecars):
+            merged |= read_json(path)
+        return merged
 
 
 def find_bids(root: Path, derivatives: Path | None = None) -> list[RawScan]:
-    """Find the diffusion scans of a BIDS dataset.
+    """Find the diffusion scans of a BIDS dataset: ``sub-*/[ses-*/]dwi/*_dwi.nii[.gz]``.
 
     Args:
         root: the raw dataset.
         derivatives: a BIDS derivative dataset that holds brain masks (``desc-brain_mask`` in ``dwi``), or None.
     """
-    if not (root / "dataset_description.json").is_file():
-        raise InputError(f"{root}: found no dataset_description.json, expected a BIDS dataset.")
-    # pybids warns of every file that it does not know; what matters here is said when a scan is read
-    logging.getLogger("bids").setLevel(logging.ERROR)
-    layout = BIDSLayout(root, validate=False)
-    masks = BIDSLayout(derivatives, validate=False, is_derivative=True) if derivatives else None
-    scans = []
-    for file in layout.get(suffix="dwi", extension=[".nii.gz", ".nii"]):
-        dwi = Path(file.path)
-        if (root / "derivatives") in dwi.parents:
-            continue
-        entities = file.get_entities(metadata=False)
-        if entities.get("part", "mag") != "mag":
-            continue  # phase images hold no signal
-        scans.append(
-            RawScan(
-                participant=f"sub-{entities['subject']}",
-                name=scan_name(dwi),
-                dwi=dwi,
-                bval=_gradient_file(layout.get_bval, dwi, ".bval"),
-                bvec=_gradient_file(layout.get_bvec, dwi, ".bvec"),
-                brain_mask=_find_mask(masks, entities) if masks else None,
-                t1w=_find_t1w(layout, root, entities),
-                phase_encoding=_phase_encoding(file.get_metadata()),
-            )
-        )
-    if not scans:
+    if not (root / DESCRIPTION).is_file():
+        raise InputError(f"{root}: found no {DESCRIPTION}, expected a BIDS dataset.")
+    images = [path for path in _images(root, "sub-*", "dwi", "dwi") if entities_of(path).get("part", "mag") == "mag"]
+    if not images:
         raise InputError(f"{root}: found no file sub-*_dwi.nii.gz, expected a BIDS dataset with diffusion scans.")
-    scans.sort(key=lambda scan: scan.name)
-    for first, second in pairwise(scans):
-        if first.name == second.name:
-            raise InputError(f"{first.dwi} and {second.dwi}: found two versions of one scan, expected one.")
+    images.sort(key=lambda path: (scan_name(path), path.name))
+    scans = []
+    for name, versions in groupby(images, key=scan_name):
+        first, *others = versions
+        scan = _bids_scan(name, first, root, derivatives)
+        if others:
+            paths = " and ".join(str(path) for path in (first, *others))
+            scan = replace(scan, problem=f"{paths}: found several versions of one scan, expected one.")
+        scans.append(scan)
     return scans
+
+
+def _images(root: Path, subject: str, folder: str, suffix: str) -> Iterator[Path]:
+    """Images of a suffix in a folder of a subject and of its sessions; ``subject`` may be a pattern."""
+    for place in (f"{subject}/{folder}", f"{subject}/ses-*/{folder}"):
+        for ending in NIFTI:
+            yield from root.glob(f"{place}/sub-*_{suffix}{ending}")
+
+
+def _bids_scan(name: str, dwi: Path, root: Path, derivatives: Path | None) -> RawScan:
+    entities = entities_of(dwi)
+    files, problem = {}, None
+    for ending in (".bval", ".bvec", ".json"):
+        try:
+            files[ending] = inherited(dwi, root, ending)
+        except InputError as error:
+            files[ending], problem = [], str(error)
+    beside = {ending: Path(strip_nifti(dwi) + ending) for ending in files}
+    mask = _find_mask(derivatives, dwi) if derivatives else None
+    missing = derivatives is not None and mask is None
+    return RawScan(
+        participant=f"sub-{entities['sub']}",
+        name=name,
+        dwi=dwi,
+        # where there is none, its place beside the scan is named as missing
+        bval=next(iter(files[".bval"]), beside[".bval"]),
+        bvec=next(iter(files[".bvec"]), beside[".bvec"]),
+        brain_mask=mask,
+        t1w=_find_t1w(root, entities),
+        sidecars=tuple(files[".json"]),
+        notes=(f"no brain mask of it in {derivatives}: one was found on the b0",) if missing else (),
+        problem=problem,
+    )
+
+
+def _find_mask(derivatives: Path, dwi: Path) -> Path | None:
+    """Find the brain mask of exactly one scan: its entities are the scan's, and may add the scan's own space."""
+
+    def of_scan(path: Path) -> dict[str, str]:
+        return {key: value for key, value in entities_of(path).items() if key not in ("desc", "space")}
+
+    for path in sorted(_images(derivatives, f"sub-{entities_of(dwi)['sub']}", "dwi", "mask")):
+        entities = entities_of(path)
+        own_space = entities.get("space", MASK_SPACES[0]) in MASK_SPACES
+        if entities.get("desc") == "brain" and own_space and of_scan(path) == of_scan(dwi):
+            return path
+    return None
+
+
+def _find_t1w(root: Path, entities: dict[str, str]) -> Path | None:
+    """Find the T1-weighted image of a scan's participant and session; of several, the first by name."""
+    found = sorted(
+        path
+        for path in _images(root, f"sub-{entities['sub']}", "anat", "T1w")
+        # a link to nothing is no image
+        if path.is_file() and entities_of(path).get("part", "mag") == "mag"
+    )
+    same = [path for path in found if "ses" not in entities or entities_of(path).get("ses") == entities["ses"]]
+    return next(iter(same), None)
 
 
 HCP_T1W = ("T1w_acpc_dc_restore_brain.nii.gz", "T1w_acpc_dc_restore.nii.gz", "T1w_acpc_dc_restore_1.25.nii.gz")
@@ -141,12 +168,12 @@ def find_hcp(root: Path, derivatives: Path | None = None) -> list[RawScan]:
         raise InputError(f"{derivatives}: found derivatives, expected none: HCP scans come with a brain mask.")
     scans = []
     for folder in sorted(root.glob("*/T1w/Diffusion")):
-        participant = f"sub-{folder.parent.parent.name}"
+        participant, name = hcp_name(folder.parent.parent.name)
         mask = folder / "nodif_brain_mask.nii.gz"
         scans.append(
             RawScan(
                 participant=participant,
-                name=participant,
+                name=name,
                 dwi=folder / "data.nii.gz",
                 bval=folder / "bvals",
                 bvec=folder / "bvecs",

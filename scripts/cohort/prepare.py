@@ -3,30 +3,50 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
-from scripts.cohort.datalist import DATALIST, assign_splits, read_cohort, write_datalist
+from scripts.cohort.datalist import SPLITS, assign_splits, read_assigned, read_cohort, write_datalist
+from scripts.cohort.gradient_check import doubt_about_gradients
 from scripts.cohort.layouts import RawScan, find_scans
-from scripts.cohort.prepared import NDIM, PreparedScan
+from scripts.cohort.phase_encoding import phase_encoding
+from scripts.cohort.prepared import IMAGE_SUFFIXES, NDIM, PreparedScan
 from scripts.io.bids import DESCRIPTION, describe_dataset
-from scripts.io.files import read_json, sha256, whole_file, write_json
+from scripts.io.files import read_json, sha256, sweep_partials, whole_file, write_json, write_table
 from scripts.io.gradients import read_scheme, write_gradients, write_scheme
 from scripts.io.nifti import open_nifti, write_nifti, write_unit_range
 from scripts.jobs import Outcome, run_jobs
 from scripts.version import code_version
-from transforms.diffusion.gradients import unique_axes
+from transforms.diffusion.gradients import B0_MAX, unique_axes
 from transforms.diffusion.scheme import SAME_AXIS_DEGREES
-from transforms.diffusion.sh import MAX_SH_ORDER, sh_order
+from transforms.diffusion.sh import MAX_SH_ORDER, USUAL_GAP_DEGREES, condition, largest_gap, sh_order
 from transforms.errors import InputError
 from transforms.preprocessing import ScanToInput
 from transforms.scan import Scan
+
+logger = logging.getLogger(__name__)
+
+TABLE = "scans.tsv"
+"""Table of the prepared scans."""
+
+COLUMNS = (
+    "scan",
+    "participant",
+    "split",
+    "b0_volumes",
+    "shell_volumes",
+    "axes",
+    "sh_order",
+    "brain_mask",
+    "brain_ml",
+    "notes",
+)
 
 DEFAULT_SPLITS = {"bids": (15.0, 5.0, 8.0), "hcp": (45.0, 5.0, 0.0)}
 """Participants for training, validation and test in Weninger et al., BVM 2022: clinical and auxiliary cohort."""
@@ -43,64 +63,91 @@ class Preparation:
         bvalue: b-value of the shell in s/mm2.
         voxel_size: in mm.
         scheme: SHA-256 of the scheme file.
+        b0_max: largest b-value in s/mm2 that counts as b0.
     """
 
     bvalue: float
     voxel_size: float
     scheme: str
+    b0_max: float = B0_MAX
 
 
-def _to_ras(code: str, affine: np.ndarray) -> str:
-    """BIDS code of a voxel axis of the file (``i``, ``j-``, ...) as that of the same axis of the image in RAS."""
-    axis, flip = nib.io_orientation(affine)["ijk".index(code[0])]
-    reversed_ = code.endswith("-") != (flip < 0)
-    return "ijk"[int(axis)] + ("-" if reversed_ else "")
-
-
-def prepare_scan(raw: RawScan, folder: Path, preparation: Preparation) -> PreparedScan:
+def prepare_scan(raw: RawScan, folder: Path, preparation: Preparation, check_gradients: bool = False) -> PreparedScan:
     """Prepare one scan, or find that it is prepared already.
 
     Args:
         raw: files of the raw scan.
         folder: of the prepared cohort, with ``scheme.bvec`` in it.
         preparation: how to do it.
+        check_gradients: whether to look for flipped or exchanged axes of the directions.
 
     Raises:
         InputError: the scan cannot be used, with the reason.
     """
     # opening comes first: it is cheap, and its sentences are the most telling
-    scan = raw.open(preparation.bvalue)
+    scan = raw.open(preparation.bvalue, preparation.b0_max)
+    encoding, unknown = phase_encoding(raw.acquisition(), scan.affine)
+    files = {**scan.files, **{f"sidecar{index}": path for index, path in enumerate(raw.sidecars)}}
     # by name: a cohort that was moved is the same cohort
-    checksums = {path.name: sha256(path) for path in scan.files.values()}
-    prepared = PreparedScan.planned(folder, raw.participant, raw.name, checksums[raw.dwi.name])
+    checksums = {path.name: sha256(path) for path in files.values()}
     # relative to the cohort's folder, so that the two may be moved together
     places = {name: os.path.relpath(path, folder) for name in RAW_FILES if (path := getattr(raw, name))}
-    made_from = {"SourceChecksums": checksums, "Preparation": asdict(preparation), "Version": code_version()}
-    # the sidecar is written last, so that where it stands everything does
-    if prepared.sidecar.is_file() and all(prepared.path(key).is_file() for key in ("image", "b0", "mask")):
-        known = read_json(prepared.sidecar)
-        if all(known.get(key) == value for key, value in made_from.items()):
-            if known.get("RawFiles") != places:
-                write_json(prepared.sidecar, known | {"RawFiles": places})
-            return prepared
+    made_from = {
+        "SourceChecksums": checksums,
+        "Preparation": asdict(preparation),
+        "GradientsChecked": check_gradients,
+        "Version": code_version(),
+    }
+    if prepared := _prepared_already(raw, folder, made_from, places):
+        return prepared
 
-    to_input = ScanToInput(read_scheme(folder / "scheme.bvec"), preparation.voxel_size)
+    to_input = ScanToInput(read_scheme(folder / "scheme.bvec"), preparation.voxel_size, checksum=True)
     data: Any = to_input({"raw_scan": scan})
+    prepared = PreparedScan.planned(folder, raw.participant, raw.name, data["checksum"])
+    notes = [*raw.notes, *filter(None, [unknown, data["notes"]])]
+    gap = largest_gap(scan.shell_gradients[:, :3])
+    if gap > USUAL_GAP_DEGREES:
+        notes.append(f"the gradient axes leave a gap of {gap:.0f} degrees, where the attenuation is a guess")
+    if check_gradients and (doubt := doubt_about_gradients(data)):
+        notes.append(doubt)
+    # notes on the signal and on the mask are in the log already
+    for note in [note for note in notes if note != data["notes"]]:
+        logger.warning("%s: %s", raw, note)
     prepared.sidecar.unlink(missing_ok=True)
     _write_images(prepared, data)
-    sources = [str(path) for path in scan.files.values()]
     write_json(
         prepared.sidecar,
         {
             "Description": "Signal of one shell divided by the mean b0, 0 to 1, on the directions of scheme.bvec.",
-            "Sources": sources,
+            "Sources": [str(path) for path in files.values()],
             "RawFiles": places,
+            "VoxelChecksum": data["checksum"],
             **made_from,
-            **_describe_shell(scan),
-            **{name: _to_ras(code, scan.affine) for name, code in raw.phase_encoding.items()},
+            **_describe_shell(scan, data),
+            **encoding,
+            "Notes": notes,
         },
     )
     return prepared
+
+
+def _prepared_already(
+    raw: RawScan, folder: Path, made_from: Mapping[str, Any], places: Mapping[str, str]
+) -> PreparedScan | None:
+    """Return the scan that an earlier run prepared of the same files in the same way, or None."""
+    prepared = PreparedScan.planned(folder, raw.participant, raw.name, "")
+    # the sidecar is written last, so that where it stands everything does
+    if not (prepared.sidecar.is_file() and all(prepared.path(key).is_file() for key in IMAGE_SUFFIXES)):
+        return None
+    try:
+        known = read_json(prepared.sidecar)
+    except InputError:
+        return None
+    if any(known.get(key) != value for key, value in made_from.items()):
+        return None
+    if known.get("RawFiles") != places:
+        write_json(prepared.sidecar, known | {"RawFiles": places})
+    return PreparedScan.planned(folder, raw.participant, raw.name, known["VoxelChecksum"])
 
 
 def _write_images(prepared: PreparedScan, data: Any) -> None:
@@ -116,19 +163,27 @@ def _write_images(prepared: PreparedScan, data: Any) -> None:
         write_gradients(bval, bvec, data["gradients"], affine)
 
 
-def _describe_shell(scan: Scan) -> dict[str, Any]:
+def _describe_shell(scan: Scan, data: Any) -> dict[str, Any]:
     """Say in a sidecar what a scan has of its shell, and where its brain mask comes from."""
     directions = scan.shell_gradients[:, :3]
+    order = sh_order(directions, MAX_SH_ORDER)
+    mask = data["mask"]
     return {
         "Volumes": {"b0": len(scan.b0), "shell": len(scan.shell)},
         "DistinctAxes": unique_axes(directions, SAME_AXIS_DEGREES),
-        "HighestSphericalHarmonicOrder": sh_order(directions, MAX_SH_ORDER),
-        "BrainMask": "median_otsu" if scan.mask is None else "given",
+        "HighestSphericalHarmonicOrder": order,
+        "ConditionNumber": round(condition(directions, order), 2),
+        "LargestGapDegrees": round(largest_gap(directions), 1),
+        "BrainMask": "found" if scan.mask is None else "given",
+        "BrainMilliliters": round(float(mask.sum() * np.prod(mask.pixdim.numpy()) / 1000), 1),
     }
 
 
-def _claim_folder(folder: Path, scheme: Path | None, bvalue: float, voxel_size: float) -> Preparation:
+def _claim_folder(folder: Path, scheme: Path | None, bvalue: float, voxel_size: float, b0_max: float) -> Preparation:
     """Write what all scans of a cohort share, or check that a folder made earlier was made in the same way."""
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise InputError(f"{place}: found a file, expected a folder or a new name.")
     vectors = read_scheme(scheme)
     bval, bvec = folder / "scheme.bval", folder / "scheme.bvec"
     if not bvec.is_file():
@@ -142,7 +197,7 @@ def _claim_folder(folder: Path, scheme: Path | None, bvalue: float, voxel_size: 
         raise InputError(
             f"{folder}: found a cohort on another scheme ({len(found)} directions), expected a new folder."
         )
-    preparation = Preparation(bvalue, voxel_size, sha256(bvec))
+    preparation = Preparation(bvalue, voxel_size, sha256(bvec), b0_max)
     if (folder / DESCRIPTION).is_file():
         known = read_json(folder / DESCRIPTION).get("Preparation")
         if known != asdict(preparation):
@@ -176,6 +231,8 @@ def prepare_cohort(
     seed: int = 0,
     jobs: int = 1,
     derivatives: Path | None = None,
+    b0_max: float = B0_MAX,
+    check_gradients: bool = False,
 ) -> list[Outcome[RawScan, PreparedScan]]:
     """Prepare all scans of a raw cohort. What is prepared already is kept; what cannot be is left out.
 
@@ -190,6 +247,8 @@ def prepare_cohort(
         seed: of the split.
         jobs: processes.
         derivatives: BIDS derivatives with brain masks.
+        b0_max: largest b-value in s/mm2 that counts as b0.
+        check_gradients: whether to look for flipped or exchanged axes of the directions; costs time.
 
     Returns:
         the outcome of each scan: as it is prepared, or the reason why it was left out.
@@ -203,18 +262,46 @@ def prepare_cohort(
         raise InputError(f"split: found {weights}, expected three shares of which the first is above 0, as 15,5,8.")
     if voxel_size <= 0 or bvalue <= 0:
         raise InputError(f"found voxel size {voxel_size:g} mm and b = {bvalue:g} s/mm2, expected both above 0.")
-    preparation = _claim_folder(out, scheme, bvalue, voxel_size)
-    task = functools.partial(prepare_scan, folder=out, preparation=preparation)
+    if not 0 <= b0_max < bvalue:
+        raise InputError(f"b0-max: found {b0_max:g} s/mm2, expected 0 to less than the shell's {bvalue:g}.")
+    preparation = _claim_folder(out, scheme, bvalue, voxel_size, b0_max)
+    sweep_partials(out)
+    task = functools.partial(prepare_scan, folder=out, preparation=preparation, check_gradients=check_gradients)
     outcomes = run_jobs(task, scans, jobs, "preparing")
     prepared = {outcome.result.name: outcome.result for outcome in outcomes if outcome.result}
-    known: dict[str, str] = {}
-    if (out / DATALIST).is_file():
-        for name, listed in read_cohort(out).items():
-            for earlier in listed:
-                known[earlier.participant] = name
-                if earlier.name in prepared:
-                    prepared[earlier.name] = _with_labels_that_fit(prepared[earlier.name], earlier)
+    known = read_assigned(out)
+    if known:
+        for earlier in (scan for listed in read_cohort(out).values() for scan in listed):
+            if earlier.name in prepared:
+                prepared[earlier.name] = _with_labels_that_fit(prepared[earlier.name], earlier)
     if prepared:
         participants = sorted({scan.participant for scan in prepared.values()})
-        write_datalist(out, list(prepared.values()), assign_splits(participants, weights, seed, known))
+        splits = assign_splits(participants, weights, seed, known)
+        write_datalist(out, list(prepared.values()), splits)
+        _write_scan_table(out / TABLE, list(prepared.values()), splits)
+        for name, weight in zip(SPLITS, weights, strict=True):
+            if weight > 0 and name not in splits.values():
+                logger.warning("%s: no participant in %s; the cohort has %d.", out, name, len(participants))
     return outcomes
+
+
+def _write_scan_table(path: Path, scans: Sequence[PreparedScan], splits: Mapping[str, str]) -> None:
+    """Write a line for each prepared scan: what it has, and what a reader should know of it."""
+    rows = []
+    for scan in sorted(scans, key=lambda scan: scan.name):
+        known = read_json(scan.sidecar)
+        rows.append(
+            [
+                scan.name,
+                scan.participant,
+                splits[scan.participant],
+                known["Volumes"]["b0"],
+                known["Volumes"]["shell"],
+                known["DistinctAxes"],
+                known["HighestSphericalHarmonicOrder"],
+                known["BrainMask"],
+                known["BrainMilliliters"],
+                "; ".join(known["Notes"]),
+            ]
+        )
+    write_table(path, COLUMNS, rows)

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from scripts.io.bids import LABEL_SUFFIXES, session_of, sidecar
 from scripts.io.files import read_json
+from scripts.io.nifti import open_nifti
 from transforms.errors import InputError
 
 IMAGE_SUFFIXES = {"image": "desc-attenuation_dwi", "b0": "desc-b0_dwi", "mask": "desc-brain_mask"}
@@ -59,6 +62,30 @@ class PreparedScan:
     entry: Mapping[str, Any]
 
     @classmethod
+    def read(cls, folder: Path, entry: object, place: str) -> PreparedScan:
+        """Take an entry of a datalist, which people may have edited.
+
+        Args:
+            folder: of the cohort.
+            entry: as it was read.
+            place: where it stands, for messages.
+
+        Raises:
+            InputError: it lacks what every scan has, or names a file outside of the cohort.
+        """
+        if not isinstance(entry, dict):
+            raise InputError(f"{place}: found {entry!r}, expected an object for each scan.")
+        needed = ("participant", "scan", "checksum", *map(KEYS_ON_DISK.__getitem__, IMAGE_SUFFIXES))
+        for key in (*needed, *(KEYS_ON_DISK[label] for label in LABEL_SUFFIXES if KEYS_ON_DISK[label] in entry)):
+            if not isinstance(value := entry.get(key), str):
+                raise InputError(f"{place}: found {key} = {value!r} of {entry.get('scan', 'a scan')}, expected a text.")
+        scan = cls(folder, entry)
+        for key, name in KEYS_ON_DISK.items():
+            if key in scan and (Path(entry[name]).is_absolute() or ".." in Path(entry[name]).parts):
+                raise InputError(f"{place}: found {entry[name]!r}, expected a path within the cohort.")
+        return scan
+
+    @classmethod
     def planned(cls, folder: Path, participant: str, name: str, checksum: str) -> PreparedScan:
         """Make the entry of a scan that is about to be prepared.
 
@@ -66,7 +93,7 @@ class PreparedScan:
             folder: of the cohort.
             participant: BIDS label with its prefix.
             name: BIDS entities that name the scan.
-            checksum: of the raw image.
+            checksum: of the raw scan's voxels.
         """
         scan = cls(folder, {"participant": participant, "scan": name})
         files = {key: _with_suffix(scan.stem, f"{suffix}.nii.gz") for key, suffix in IMAGE_SUFFIXES.items()}
@@ -87,7 +114,7 @@ class PreparedScan:
 
     @property
     def checksum(self) -> str:
-        """SHA-256 of the raw image."""
+        """SHA-256 of the raw scan's voxels."""
         return str(self.entry["checksum"])
 
     @property
@@ -117,6 +144,21 @@ class PreparedScan:
         """Gradient file of the attenuations, ``bval`` or ``bvec``."""
         return _with_suffix(self.stem, f"{IMAGE_SUFFIXES['image']}.{ending}")
 
+    def check_grids(self, keys: Collection[str]) -> None:
+        """Refuse images of the scan that do not lie on one grid.
+
+        Raises:
+            InputError: names the image that differs from the first.
+        """
+        first, *others = [(self.path(key), open_nifti(self.path(key), NDIM.get(key, 3))) for key in keys]
+        for path, image in others:
+            shape, expected = image.shape[:3], first[1].shape[:3]
+            if shape != expected or not np.allclose(image.affine, first[1].affine, atol=1e-3):
+                raise InputError(
+                    f"{path}: found another grid ({'x'.join(map(str, shape))}) than that of {first[0].name} "
+                    f"({'x'.join(map(str, expected))}), expected one for all images of a scan."
+                )
+
     def with_labels(self, files: Mapping[str, Path]) -> PreparedScan:
         """Return the scan with these labels and no others; ``files`` by key, within the folder."""
         labels = {KEYS_ON_DISK[key] for key in LABEL_SUFFIXES}
@@ -131,7 +173,7 @@ class PreparedScan:
         """Find the raw files of the scan by its JSON, which names them relative to the cohort: both may be moved.
 
         Returns:
-            ``dwi``, ``bval``, ``bvec`` and, where there is one, ``t1w``.
+            ``dwi``, ``bval``, ``bvec`` and, where there still is one, ``t1w``.
 
         Raises:
             InputError: the JSON does not name them, or one is not there any more.
@@ -143,6 +185,9 @@ class PreparedScan:
                 "run 'python -m scripts prepare' on this cohort again, which adds them."
             )
         files = {name: (self.folder / path).resolve() for name, path in known.items() if name != "brain_mask"}
+        # without its T1 a scan has labels by its diffusion
+        if "t1w" in files and not files["t1w"].is_file():
+            del files["t1w"]
         for name, path in files.items():
             if not path.is_file():
                 raise InputError(

@@ -1,4 +1,4 @@
-"""Inference on one raw scan: results on the scan's own grid, named as BIDS does."""
+"""Inference on one raw scan: results on the scan's own grid, with names of BIDS."""
 
 from scripts.inference.classes import SaveCrossings, SaveTissue
 from scripts.inference.direction import SaveDirection

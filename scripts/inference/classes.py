@@ -1,4 +1,4 @@
-"""Maps of classes of one scan: tissue, and number of fibre orientations (NuFO)."""
+"""Class maps of one scan: tissue, and number of fibre orientations (NuFO)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from scripts.inference.result import SaveResult, on_network_grid, on_scan_grid
 from scripts.io.bids import description_of, write_tissue_table
 from scripts.training.pictures import TISSUE_COLOURS
 from transforms.label_classes import MAX_NUFO, TISSUE_ABBREVIATIONS
+from transforms.white_matter import DIFFUSION_LIMITS
 
 
 class SaveClasses(SaveResult):
     """Write the most probable class of each voxel, all probabilities, and a picture for a quick look.
 
-    Expects ``pred`` (probabilities on the network's grid, ``(K, X, Y, Z)``), ``image``, ``b0`` and ``mask``; of an
-    ensemble also ``disagreement``, ``(1, X, Y, Z)``. Writes ``*_desc-<name>_dseg.nii.gz`` with ``.json`` and ``.png``,
-    ``*_desc-<name>_probseg.nii.gz`` (a volume per class), and of an ensemble ``*_desc-<name>disagreement_map.nii.gz``.
-    Resampled to the scan's grid are the probabilities, not the classes.
+    The transform expects ``pred`` (probabilities on the network's grid, ``(K, X, Y, Z)``), ``image``, ``b0`` and
+    ``mask``; for an ensemble also ``disagreement``, ``(1, X, Y, Z)``. It writes ``*_desc-<name>_dseg.nii.gz`` with
+    ``.json`` and ``.png``, and ``*_desc-<name>_probseg.nii.gz`` (a volume per class). For an ensemble it also writes
+    ``*_desc-<name>disagreement_map.nii.gz``. The probabilities are resampled to the scan's grid, not the classes.
     """
 
     name: ClassVar[str]
@@ -29,21 +30,22 @@ class SaveClasses(SaveResult):
     classes: ClassVar[tuple[str, ...]]
     inside_key: ClassVar[str]
     only_inside: ClassVar[bool]
-    """Whether what the network says outside means nothing, so that it must not mix with what it says inside."""
+    """Whether the network's output means nothing outside, so that it must not mix with the output inside."""
     colours: ClassVar[str | Colormap]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write the results; ``data`` is returned as it came."""
+        """Write the results and return ``data`` unchanged."""
         mask = on_network_grid(data, self.inside_key)
         inside = on_scan_grid(mask, self.scan)[0] > 0.5
         weight = mask if self.only_inside else None
         probabilities = on_scan_grid(on_network_grid(data, "pred"), self.scan, weight)
-        # beyond the network's field of view, and outside of what it was trained on, there is nothing but class 0
+        # beyond the network's field of view, and outside the mask that it was trained in, class 0 is certain
         probabilities[0] += 1.0 - probabilities.sum(dim=0)
         nothing = torch.eye(len(self.classes))[0][:, None, None, None]
         probabilities = torch.where(inside, probabilities, nothing)
 
-        content = {"LabelMap": list(self.classes), "Task": self.task}
+        limits = {"Limits": DIFFUSION_LIMITS} if self.only_inside else {}
+        content = {"LabelMap": list(self.classes), "Task": self.task, **limits}
         labels = probabilities.argmax(dim=0).numpy().astype(np.uint8)
         self.write(f"desc-{self.name}_dseg.nii.gz", data, labels, content)
         volumes = np.moveaxis(probabilities.numpy(), 0, -1)
@@ -74,7 +76,7 @@ class SaveTissue(SaveClasses):
     colours = TISSUE_COLOURS
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write the results; ``data`` is returned as it came."""
+        """Write the results and return ``data`` unchanged."""
         result = super().__call__(data)
         write_tissue_table(self.output_dir, self.path("desc-tissue_dseg.tsv").name)
         return result
@@ -83,8 +85,8 @@ class SaveTissue(SaveClasses):
 class SaveCrossings(SaveClasses):
     """Write the number of fibre orientations (NuFO) in the white matter of one scan, 0 to 3; 0 elsewhere.
 
-    The files are those of :class:`SaveClasses` with the name ``npeaks``. Expects ``white_matter`` too, ``(1, X, Y,
-    Z)``: networks learn the task in white matter only, and what they say elsewhere means nothing.
+    The files are those of :class:`SaveClasses` with the name ``npeaks``. The transform also expects ``white_matter``,
+    ``(1, X, Y, Z)``: networks learn the task in white matter only, and their output elsewhere means nothing.
     """
 
     name = description_of("nufo")

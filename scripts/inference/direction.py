@@ -10,35 +10,38 @@ from monai.data import MetaTensor
 
 from scripts.inference.ensemble import axis_dyads, main_axes
 from scripts.inference.result import SaveResult, on_network_grid, on_scan_grid
+from transforms.white_matter import DIFFUSION_LIMITS
 
 RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
-"""NIfTI's colours."""
+"""Data type of colours in NIfTI."""
 
 
 class SaveDirection(SaveResult):
     """Write the largest peak of each voxel of the white matter, and its colours.
 
-    Expects ``pred`` (unit vectors in world RAS on the network's grid, ``(3, X, Y, Z)``), ``image``, ``b0``, ``mask``
-    and ``white_matter``, ``(1, X, Y, Z)``: networks learn the task in white matter only. Writes
-    ``*_desc-peak_dwi.nii.gz``, three volumes with the unit vector in world RAS and zeros outside of white matter;
-    ``*_desc-peakcolour_map.nii.gz``, red for left-right, green for front-back and blue for up-down; ``.json`` and
-    ``.png``; and of an ensemble ``*_desc-peakdisagreement_map.nii.gz``, the members' mean angle from their mean axis in
-    degrees.
+    The transform expects ``pred`` (unit vectors in world RAS on the network's grid, ``(3, X, Y, Z)``), ``image``,
+    ``b0``, ``mask`` and ``white_matter``, ``(1, X, Y, Z)``: networks learn the task in white matter only. It writes
+    these files, each with ``.json``, and a ``.png`` of the peaks:
+
+    - ``*_desc-peak_dwi.nii.gz``: three volumes with the unit vector in world RAS, and zeros outside white matter.
+    - ``*_desc-peakcolour_map.nii.gz``: red for left-right, green for front-back and blue for up-down.
+    - ``*_desc-peakdisagreement_map.nii.gz``, for an ensemble: the members' mean angle from their mean axis in degrees.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write the results; ``data`` is returned as it came."""
+        """Write the results and return ``data`` unchanged."""
         white_matter = on_network_grid(data, "white_matter")
         inside = on_scan_grid(white_matter, self.scan)[0] > 0.5
         axes = on_network_grid(data, "pred")
-        # an axis has no sign, so what lies between two of them is found by their dyads
+        # an axis has no sign, so axes are interpolated as dyads
         between = on_scan_grid(MetaTensor(axis_dyads(axes.as_tensor()), affine=axes.affine), self.scan, white_matter)
         peaks = np.moveaxis(main_axes(between * inside).numpy(), 0, -1)
 
-        frame = {"Description": "Unit vector of the largest fibre population in world RAS.", "Task": "direction"}
+        about = {"Task": "direction", "Limits": DIFFUSION_LIMITS}
+        frame = {"Description": "Unit vector of the largest fODF peak in world RAS.", **about}
         self.write("desc-peak_dwi.nii.gz", data, peaks.astype(np.float32), frame)
         colours = np.rint(255 * np.abs(peaks)).astype(np.uint8)
-        meaning = {"Description": "Red for left-right, green for front-back, blue for up-down.", "Task": "direction"}
+        meaning = {"Description": "Red for left-right, green for front-back, blue for up-down.", **about}
         voxels = np.ascontiguousarray(colours).view(RGB)[..., 0]
         self.write("desc-peakcolour_map.nii.gz", data, voxels, meaning)
         if "disagreement" in data:

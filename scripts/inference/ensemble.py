@@ -1,4 +1,4 @@
-"""Several networks as one: mean of what they say, and how far they are apart."""
+"""Ensembles of networks: the mean of the members' outputs, and their disagreement."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from transforms.targets import decode_direction, encode_direction
 
 
 def axis_dyads(axes: torch.Tensor) -> torch.Tensor:
-    """Dyads ``(6, ...)`` of axes ``(3, ...)``; zeros where the axis is a zero vector."""
+    """Return dyads ``(6, ...)`` of axes ``(3, ...)``; zeros where the axis is a zero vector."""
     return torch.where((axes == 0).all(dim=0), 0.0, encode_direction(axes, "dyad"))
 
 
 def main_axes(dyads: torch.Tensor) -> torch.Tensor:
-    """Main axes ``(3, ...)`` of dyads ``(6, ...)``; zero vectors where the dyad is zero, NaN where it is NaN."""
+    """Return main axes ``(3, ...)`` of dyads ``(6, ...)``; zero vectors where the dyad is zero, NaN where it is NaN."""
     nothing = (dyads == 0).all(dim=0)
-    # of NaN no eigenvectors are computed
+    # decode_direction skips NaN, so zero dyads cost no eigendecomposition
     return torch.where(nothing, 0.0, decode_direction(torch.where(nothing, torch.nan, dyads), "dyad"))
 
 
@@ -52,16 +52,16 @@ def load_networks(
     """Load a trained network, or several of one architecture as an ensemble.
 
     Args:
-        network: receives the weights of one checkpoint; of several, copies of it do.
-        checkpoints: made by trainings of one task.
+        network: network that receives the weights of one checkpoint; several checkpoints load into copies of it.
+        checkpoints: one checkpoint, or several of trainings for the same task.
         preparation: see :func:`scripts.training.weights.load_network`.
-        task: see there.
+        task: see :func:`scripts.training.weights.load_network`.
 
     Returns:
         the network, or the :class:`Ensemble`.
 
     Raises:
-        InputError: a checkpoint does not fit; the sentence says which and why.
+        InputError: a checkpoint does not fit; the message says which and why.
     """
     paths = [checkpoints] if isinstance(checkpoints, str) else checkpoints
     if len(paths) == 1:
@@ -72,7 +72,7 @@ def load_networks(
 class _MeanOfMembers(Transform):
     """Decode the output of each member of an ensemble; ``pred`` becomes their mean.
 
-    A single network's output is decoded and nothing else.
+    The output of a single network is only decoded.
 
     Args:
         decode: transform that decodes ``pred`` of one member.
@@ -84,7 +84,7 @@ class _MeanOfMembers(Transform):
         self.members = members
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Decode ``pred``, ``(M * K, X, Y, Z)``, and of several add ``disagreement``, ``(1, X, Y, Z)``."""
+        """Decode ``pred``, ``(M * K, X, Y, Z)``, and for several members add ``disagreement``, ``(1, X, Y, Z)``."""
         decoded = [self.decode({**data, "pred": output})["pred"] for output in data["pred"].chunk(self.members)]
         if self.members == 1:
             return {**data, "pred": decoded[0]}
@@ -93,29 +93,29 @@ class _MeanOfMembers(Transform):
 
     @staticmethod
     def mean(decoded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean ``(K, X, Y, Z)`` and disagreement ``(X, Y, Z)`` of ``(M, K, X, Y, Z)``."""
+        """Return mean ``(K, X, Y, Z)`` and disagreement ``(X, Y, Z)`` of ``(M, K, X, Y, Z)``."""
         raise NotImplementedError
 
 
 class MeanProbabilitiesd(_MeanOfMembers):
-    """Mean probabilities; the members' mean total variation distance from them, 0 to 1, is their disagreement."""
+    """Mean of the probabilities; the disagreement is the members' mean total variation distance from it, 0 to 1."""
 
     @staticmethod
     def mean(decoded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean ``(K, X, Y, Z)`` and disagreement ``(X, Y, Z)`` of ``(M, K, X, Y, Z)``."""
+        """Return mean ``(K, X, Y, Z)`` and disagreement ``(X, Y, Z)`` of ``(M, K, X, Y, Z)``."""
         mean = decoded.mean(dim=0)
         return mean, 0.5 * (decoded - mean).abs().sum(dim=1).mean(dim=0)
 
 
 class MeanAxesd(_MeanOfMembers):
-    """Main axis of the mean dyad; the members' mean angle from it in degrees is their disagreement.
+    """Main axis of the mean dyad; the disagreement is the members' mean angle from it in degrees.
 
-    Where all members have a zero vector, so has the mean, and there is no disagreement.
+    Where all members have a zero vector, the mean is a zero vector and the disagreement is 0.
     """
 
     @staticmethod
     def mean(decoded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean ``(3, X, Y, Z)`` and disagreement ``(X, Y, Z)`` of unit vectors ``(M, 3, X, Y, Z)``."""
+        """Return mean ``(3, X, Y, Z)`` and disagreement ``(X, Y, Z)`` of unit vectors ``(M, 3, X, Y, Z)``."""
         mean = main_axes(torch.stack([axis_dyads(axes) for axes in decoded]).mean(dim=0))
         apart = torch.stack([angular_error(axes, mean) for axes in decoded]).mean(dim=0)
         return mean, torch.where((mean == 0).all(dim=0), 0.0, apart).to(decoded.dtype)

@@ -17,24 +17,28 @@ from transforms.qspace import apply_to_channels
 
 
 class SaveRestoration(SaveResult):
-    """Write one scan with its artifacts removed: its own gradients, grid and intensity scale.
+    """Write one scan with its artifacts removed, on its own gradients, grid and intensity scale.
 
-    What the network changed, restored minus given attenuation, is interpolated to the scan's directions and grid,
-    scaled by its b0 and added to its shell. So detail finer than the network's voxels is kept, volumes of other shells
-    stay as they are, and a network that changes nothing returns the scan itself.
+    The network's change is the restored minus the given attenuation. The transform interpolates this change to the
+    scan's directions and grid, scales it by the scan's b0 and adds it to the scan's shell. So detail finer than the
+    network's voxels stays, volumes of other shells stay as they are, and a network that changes nothing returns the
+    scan itself.
 
-    Expects ``pred`` and ``image`` (attenuations on the scheme, ``(M, X, Y, Z)``), ``mask`` and ``gradients`` (of the
-    scheme). Writes ``*_desc-restored_dwi.nii.gz`` in float32 with ``.bval``, ``.bvec`` and ``.json``.
+    The transform expects ``pred`` and ``image`` (attenuations on the scheme, ``(M, X, Y, Z)``), ``mask`` and
+    ``gradients`` (of the scheme). It writes ``*_desc-restored_dwi.nii.gz`` in float32 with ``.bval``, ``.bvec`` and
+    ``.json``.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write the results; ``data`` is returned as it came."""
-        scan = self.scan
+        """Write the results and return ``data`` unchanged."""
+        scan, acquisition = self.scan, sidecar(self.scan.path)
+        # before anything is written: a sidecar that cannot be read leaves no half of a result
+        acquired = read_json(acquisition) if acquisition.is_file() else {}
         pred, image, mask = (on_network_grid(data, key).as_tensor() for key in ("pred", "image", "mask"))
         change = (pred - image) * mask
         scheme = np.asarray(data["gradients"])[:, :3]
-        # to the scan's directions first: they are fewer voxels to do it on; without smoothing, which the even scheme
-        # does not need, and which would take most of a correction of single directions away again
+        # directions first, because the network's grid has fewer voxels. The fit has no smoothing: the even scheme does
+        # not need it, and it would take away most of a correction of single directions
         back = sh_interpolation_matrix(scheme, scan.shell_gradients[:, :3], smoothing=0.0)
         on_axes = apply_to_channels(change, back)
         change_on_grid = on_scan_grid(MetaTensor(on_axes, affine=data["image"].affine), scan).numpy()
@@ -42,21 +46,21 @@ class SaveRestoration(SaveResult):
         restored = scan.volumes(np.arange(len(scan.gradients)))
         b0 = restored[scan.b0].mean(axis=0)
         restored[scan.shell] += change_on_grid * b0
-        # magnitudes have no sign; a scan that came with negative values keeps them where nothing was changed
+        # magnitudes are not negative; a scan with negative values keeps them where nothing changed
         changed = np.any(change_on_grid != 0, axis=0)
         restored[scan.shell] = np.where(changed, np.maximum(restored[scan.shell], 0.0), restored[scan.shell])
 
         path = self.path("desc-restored_dwi.nii.gz")
+        self.check_owner(sidecar(path))
         write_nifti(path, np.moveaxis(restored, 0, -1), scan.affine, header=scan.image.header)
         for ending in ("bval", "bvec"):
             with whole_file(self.path(f"desc-restored_dwi.{ending}")) as partial:
                 partial.write_bytes(scan.files[ending].read_bytes())
-        acquisition = sidecar(scan.path)
         self.describe(
             "desc-restored_dwi.json",
             data,
             {
-                **(read_json(acquisition) if acquisition.is_file() else {}),
+                **acquired,
                 "Description": "Scan with artifacts removed; shells other than that of BValue are unchanged.",
                 "MeanAbsoluteChangeOfAttenuation": float(change.abs().sum() / mask.sum() / len(change)),
             },

@@ -1,4 +1,4 @@
-"""What all results of a scan share: their names, sidecars and grid."""
+"""Results of a scan: the names, sidecars and grid that all of them share."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Transform
 
-from scripts.io.bids import DESCRIPTION, describe_dataset, generated_by, scan_name
-from scripts.io.files import sha256, whole_file, write_json
+from scripts.io.bids import DESCRIPTION, describe_dataset, generated_by, scan_name, sidecar
+from scripts.io.files import read_json, sha256, whole_file, write_json
 from scripts.io.nifti import strip_nifti, write_nifti, write_unit_range
 from scripts.training.pictures import draw
 from transforms.errors import InputError
@@ -24,12 +24,12 @@ logger = logging.getLogger(__name__)
 
 
 class SaveResult(Transform):
-    """Base of what writes a result of one scan.
+    """Base class of the transforms that write a result of one scan.
 
     Args:
         scan: the raw scan, opened.
         output_dir: folder of the results.
-        checkpoint: file of the network's weights, or several of an ensemble; named in the sidecar.
+        checkpoint: file of the network's weights, or several files of an ensemble; the sidecar names them.
     """
 
     def __init__(self, scan: Scan, output_dir: str, checkpoint: str | Sequence[str]) -> None:
@@ -38,7 +38,7 @@ class SaveResult(Transform):
         self.checkpoints = [Path(path) for path in ([checkpoint] if isinstance(checkpoint, str) else checkpoint)]
 
     def path(self, ending: str) -> Path:
-        """Path of a result: the scan's BIDS entities, then ``ending``."""
+        """Return the path of a result: the scan's BIDS entities, then ``ending``."""
         return self.output_dir / f"{scan_name(self.scan.path)}_{ending}"
 
     def write(
@@ -52,17 +52,33 @@ class SaveResult(Transform):
         """Write an image on the scan's grid, and its sidecar.
 
         Args:
-            ending: of the file, ``.nii.gz``.
-            data: what the network was given.
-            voxels: shape ``(X, Y, Z)`` or ``(X, Y, Z, N)``.
-            content: of the sidecar, beside what all of them say.
-            unit_range: whether these are numbers from 0 to 1, to be stored as 16-bit integers.
+            ending: end of the file's name, up to ``.nii.gz``.
+            data: data that the network was given.
+            voxels: voxels of the image, ``(X, Y, Z)`` or ``(X, Y, Z, N)``.
+            content: entries of the sidecar beside those of all results.
+            unit_range: whether the voxels are numbers from 0 to 1, which are stored as 16-bit integers.
         """
+        self.check_owner(sidecar(self.path(ending)))
         (write_unit_range if unit_range else write_nifti)(self.path(ending), voxels, self.scan.affine)
         self.describe(ending.replace(".nii.gz", ".json"), data, content)
 
+    def check_owner(self, path: Path) -> None:
+        """Refuse to write over the result of another scan that has the same name.
+
+        Args:
+            path: sidecar of the result.
+
+        Raises:
+            InputError: it is there, and names another scan.
+        """
+        if not path.is_file():
+            return
+        source = next(iter(read_json(path).get("Sources", [])), None)
+        if source is not None and Path(source).resolve() != self.scan.path.resolve():
+            raise InputError(f"{path}: found the result of {source}, expected another --output_dir for {self.scan}.")
+
     def describe(self, ending: str, data: Mapping[Hashable, Any], content: Mapping[str, Any]) -> None:
-        """Write a sidecar that says what a result was made of and by which network, and what its folder is."""
+        """Write the sidecar of a result, with its sources and network; describe the folder if nothing does yet."""
         path = self.path(ending)
         logger.info("written: %s", strip_nifti(path).removesuffix(".json") + ".nii.gz")
         models = [{"File": path.name, "SHA256": sha256(path)} for path in self.checkpoints]
@@ -73,7 +89,8 @@ class SaveResult(Transform):
                 "Sources": [str(source) for source in self.scan.files.values()],
                 "SourceChecksums": {str(source): sha256(source) for source in self.scan.files.values()},
                 "BValue": self.scan.bvalue,
-                # of what the network was given; the result has that of the scan
+                **({"Notes": data["notes"]} if data.get("notes") else {}),
+                # voxel size of the network's input; the result has that of the scan
                 "VoxelSize": [round(size, 4) for size in data["image"].pixdim.tolist()],
                 "Model": models[0] if len(models) == 1 else models,
                 "GeneratedBy": generated_by(),
@@ -93,10 +110,10 @@ class SaveResult(Transform):
 
 
 def on_network_grid(data: Mapping[Hashable, Any], key: str) -> MetaTensor:
-    """Give what a network returned the affine of what it was given, on the CPU in float32.
+    """Return an output of the network with the affine of its input, on the CPU in float32.
 
     Raises:
-        InputError: it is not finite everywhere, which a class or an axis would not show any more.
+        InputError: the output is not finite everywhere, which a class or an axis would no longer show.
     """
     image = data[key]
     plain = (image.as_tensor() if isinstance(image, MetaTensor) else image).detach().cpu().float()
@@ -113,11 +130,11 @@ def on_scan_grid(image: MetaTensor, scan: Scan, weight: MetaTensor | None = None
     Args:
         image: ``(C, X, Y, Z)``.
         scan: the raw scan.
-        weight: how much each voxel counts, ``(1, X, Y, Z)``, 0 or more; by default all count alike. A mask keeps
-            what lies outside of it from mixing with what lies inside.
+        weight: weight of each voxel, ``(1, X, Y, Z)``, 0 or more; by default all voxels count alike. A mask as weight
+            keeps voxels outside it from mixing with voxels inside.
 
     Returns:
-        ``(C, X, Y, Z)``; 0 beyond the network's field of view, and where no voxel around counts.
+        ``(C, X, Y, Z)``; 0 beyond the network's field of view, and where all voxels around have weight 0.
     """
     if weight is None:
         return ResampleToGrid()(image, scan.grid).as_tensor()

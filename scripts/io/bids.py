@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from scripts.io.files import write_json, write_text
 from scripts.io.nifti import strip_nifti
 from scripts.version import code_version
+from transforms.errors import InputError
 from transforms.label_classes import TISSUE_ABBREVIATIONS, TISSUES
 
 BIDS_VERSION = "1.10.0"
@@ -18,6 +20,9 @@ BIDS_VERSION = "1.10.0"
 DESCRIPTION = "dataset_description.json"
 
 TISSUE_TABLE = "desc-tissue_dseg.tsv"
+
+HCP_VISIT = re.compile(r"([A-Za-z0-9]+)_(V\d+)(_[A-Za-z0-9]+)?")
+"""Folders of the HCP's Lifespan studies, ``HCA6000000_V1_MR``: participant, visit and modality."""
 
 LABEL_SUFFIXES = {
     "tissue": "desc-tissue_dseg",
@@ -29,9 +34,68 @@ LABEL_SUFFIXES = {
 """What the name of a label's file ends in, by the label's key."""
 
 
+def entities_of(path: str | PathLike[str]) -> dict[str, str]:
+    """Entities of a BIDS name by their keys, ``{"sub": "01", "acq": "x"}`` of ``sub-01_acq-x_dwi.nii.gz``.
+
+    ``desc`` and ``space`` count as entities too. Words without a hyphen, as the suffix, are none.
+    """
+    words = Path(path).name.split(".")[0].split("_")
+    return dict(word.split("-", 1) for word in words if "-" in word)
+
+
+def inherited(scan: Path, root: Path, ending: str) -> list[Path]:
+    """Find the files of a scan by the BIDS inheritance principle, the one that counts most first.
+
+    A file counts for a scan where it lies in the scan's folder or in one above, up to the root of the dataset, has the
+    suffix of the scan, and all its entities are the scan's. The file of the scan's own name comes first, then those
+    nearer to it, then those with more entities
+    (https://bids-specification.readthedocs.io/en/stable/common-principles.html#the-inheritance-principle).
+
+    Args:
+        scan: image, within ``root``.
+        root: of the dataset.
+        ending: of the files, as ``.bval``.
+
+    Raises:
+        InputError: two files of one folder count equally.
+    """
+    name = Path(strip_nifti(scan)).name
+    suffix, own = name.split("_")[-1], entities_of(scan).items()
+    beside = scan.with_name(name + ending)
+    found = [beside] if beside.is_file() else []
+    for folder in [folder for folder in scan.parents if folder == root or root in folder.parents]:
+        names = (f"{suffix}{ending}", f"*_{suffix}{ending}")
+        others = {path for pattern in names for path in folder.glob(pattern) if path != beside and path.is_file()}
+        fitting = sorted(
+            (path for path in others if not path.name.startswith(".") and entities_of(path).items() <= own),
+            key=lambda path: (-len(entities_of(path)), path.name),
+        )
+        for first, second in pairwise(fitting):
+            if len(entities_of(first)) == len(entities_of(second)) and not found:
+                raise InputError(
+                    f"{scan}: found {first.name} and {second.name} in {folder}, which fit the scan equally, "
+                    f"expected one file {beside.name}."
+                )
+        found += fitting
+    return found
+
+
 def scan_name(path: str | PathLike[str]) -> str:
-    """BIDS entities that name a scan, without ``desc``: ``sub-01_dir-AP`` of ``sub-01_dir-AP_dwi.nii.gz``."""
+    """Name a scan by its BIDS entities without ``desc``: ``sub-01_dir-AP`` of ``sub-01_dir-AP_dwi.nii.gz``.
+
+    A scan of the HCP, ``<ID>/T1w/Diffusion/data.nii.gz``, is named by its folder.
+    """
+    parts = Path(path).absolute().parts
+    if parts[-3:] == ("T1w", "Diffusion", "data.nii.gz"):
+        return hcp_name(parts[-4])[1]
     return re.sub(r"_desc-[^_]+", "", Path(strip_nifti(path)).name.removesuffix("_dwi"))
+
+
+def hcp_name(folder: str) -> tuple[str, str]:
+    """Participant and scan of an HCP folder ``<ID>``: ``HCA6000000_V1_MR`` is a visit of one person."""
+    if visit := HCP_VISIT.fullmatch(folder):
+        return f"sub-{visit[1]}", f"sub-{visit[1]}_ses-{visit[2]}"
+    return f"sub-{folder}", f"sub-{folder}"
 
 
 def session_of(name: str) -> str | None:

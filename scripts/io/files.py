@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +20,31 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Give a path beside ``path`` to write to, which takes its name when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # the ending decides how NIfTI files are compressed, so it stays the ending
-    partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    partial = path.with_name(f".{socket.gethostname()}.{os.getpid()}.partial.{path.name}")
     try:
         yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sweep_partials(folder: Path) -> None:
+    """Remove what processes of this machine that are gone left half-written in a folder."""
+    for path in folder.rglob(".*.partial.*"):
+        before, _, _ = path.name.partition(".partial.")
+        host, _, process = before.removeprefix(".").rpartition(".")
+        if host in ("", socket.gethostname()) and process.isdigit() and not _runs(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def write_text(path: Path, text: str) -> None:
@@ -40,23 +60,42 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]
         writer.writerows([columns, *rows])
 
 
+def read_text(path: Path, expected: str) -> str:
+    """Read a text file, UTF-8 with or without a byte order mark.
+
+    Args:
+        path: of the file.
+        expected: what it should hold, for messages.
+
+    Raises:
+        InputError: it is missing, is no regular file, cannot be read, or is not UTF-8.
+    """
+    # a pipe in the place of a file would be waited for without end
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, expected {expected}.")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path}: found a file that cannot be read ({error.strerror}), expected {expected}.") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: found text that is not UTF-8 ({error.reason}), expected {expected}.") from None
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write ``content`` as indented JSON."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a JSON object, UTF-8 with or without a byte order mark.
 
     Raises:
         InputError: the file is missing or is not a JSON object.
     """
     try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file, expected JSON.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: found text that is not JSON ({error}).") from None
+        content = json.loads(read_text(path, "JSON"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: found text that is not JSON ({error}), expected a JSON object.") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: found a JSON {type(content).__name__}, expected an object.")
     return content

@@ -7,19 +7,28 @@ from pathlib import Path
 
 import numpy as np
 
-from transforms.diffusion.gradients import B0_MAX, fsl_to_world, world_to_fsl
+from scripts.io.files import read_text
+from transforms.diffusion.gradients import (
+    B0_MAX,
+    MIN_VECTOR_LENGTH,
+    SHELL_TOLERANCE,
+    fsl_to_world,
+    world_to_fsl,
+)
 from transforms.diffusion.scheme import as_scheme, default_scheme
 from transforms.errors import InputError
 
+MIN_LENGTH_RATIO = 0.95
+"""Shortest over longest vector of one b-value: rounding and rotation change lengths by less than a hundredth."""
+
+EXPECTED = "an FSL gradient file beside the scan"
+
 
 def _read_numbers(path: Path) -> np.ndarray:
+    text = read_text(path, EXPECTED)
     try:
-        rows = [[float(word) for word in line.replace(",", " ").split()] for line in path.read_text().splitlines()]
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file, expected an FSL gradient file beside the scan.") from None
-    except OSError as error:
-        raise InputError(f"{path}: found a file that cannot be read ({error.strerror}).") from None
-    except (UnicodeDecodeError, ValueError):
+        rows = [[float(word) for word in line.replace(",", " ").split()] for line in text.splitlines()]
+    except ValueError:
         raise InputError(f"{path}: found text that is not a number, expected an FSL gradient file.") from None
     rows = [row for row in rows if row]
     if not rows:
@@ -103,7 +112,24 @@ def read_gradients(
         index = np.flatnonzero(unknown & (bvals > B0_MAX))[0]
         raise InputError(f"{bvec}: found NaN or infinity for volume {index} of b = {bvals[index]:g}, expected numbers.")
     bvecs = np.where(unknown[:, None], 0.0, bvecs)
+    _check_lengths(Path(bvec), bvals, np.linalg.norm(bvecs, axis=1))
     return np.column_stack([fsl_to_world(bvecs, affine), bvals])
+
+
+def _check_lengths(path: Path, bvals: np.ndarray, lengths: np.ndarray) -> None:
+    """Refuse a table that codes b-values in the lengths of its vectors, ``b |g|^2``, under one nominal b-value.
+
+    Vectors that are all scaled by one number, or by one number a shell, stay what they are.
+    """
+    directed = (bvals > B0_MAX) & (lengths > MIN_VECTOR_LENGTH)
+    for bvalue in np.unique(bvals[directed]):
+        of_shell = lengths[directed & (np.abs(bvals - bvalue) <= SHELL_TOLERANCE)]
+        shortest, longest = float(of_shell.min()), float(of_shell.max())
+        if shortest < MIN_LENGTH_RATIO * longest:
+            raise InputError(
+                f"{path}: found vectors of lengths {shortest:.2f} to {longest:.2f} at b = {bvalue:g}, expected one "
+                f"length; does b |g|^2 code the b-values, {bvalue * shortest**2:.0f} to {bvalue * longest**2:.0f}?"
+            )
 
 
 def write_gradients(

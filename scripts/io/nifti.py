@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 from collections.abc import Iterable
 from itertools import chain
 from os import PathLike
@@ -10,10 +11,14 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
+from nibabel.fileholders import FileHolder
 
 from scripts.io.files import whole_file
-from transforms.errors import DAMAGE, InputError
+from transforms.damage import DAMAGE, read_to_end
+from transforms.errors import InputError
+
+MAX_COMPRESSION = 1100
+"""Bytes that gzip can make of one at most, a little over 1,000."""
 
 SMALLEST_VOXEL = 1e-9
 """Volume in mm3 under which an affine is taken for singular."""
@@ -39,9 +44,12 @@ def open_nifti(path: str | PathLike[str], ndim: int) -> nib.nifti1.Nifti1Pair:
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file, expected a NIfTI image.")
     try:
-        # one file handle, or each volume of a compressed scan would be read from the start
-        image = nib.load(path, keep_file_open=True)
-    except (ImageFileError, *DAMAGE) as error:
+        image = nib.load(path)
+        if str(path).endswith(".gz") and isinstance(image, nib.nifti1.Nifti1Image):
+            # one handle, or each volume would be read from the start; and its end can be read, where a checksum stands
+            stream = gzip.open(path)  # noqa: SIM115 (it stays open as long as the image)
+            image = type(image).from_file_map({"image": FileHolder(str(path), stream)})
+    except Exception as error:  # whatever a broken header makes nibabel raise
         raise InputError(f"{path}: found no readable image ({error}), expected a NIfTI image.") from None
     if not isinstance(image, nib.nifti1.Nifti1Pair):
         raise InputError(f"{path}: found a {type(image).__name__}, expected a NIfTI image.")
@@ -49,6 +57,14 @@ def open_nifti(path: str | PathLike[str], ndim: int) -> nib.nifti1.Nifti1Pair:
         raise InputError(f"{path}: found voxels of type {image.get_data_dtype()}, expected real numbers.")
     if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine)) < SMALLEST_VOXEL:
         raise InputError(f"{path}: found the affine {image.affine.tolist()}, expected one that can be inverted.")
+    if min(image.shape) < 1:
+        found = "x".join(map(str, image.shape))
+        raise InputError(f"{path}: found an image of shape {found}, expected sides of at least one voxel.")
+    claimed, stored = math.prod(image.shape) * image.get_data_dtype().itemsize, Path(path).stat().st_size
+    if claimed > MAX_COMPRESSION * stored:
+        raise InputError(
+            f"{path}: found a header of {claimed} bytes of voxels on a file of {stored}, expected all of them."
+        )
     if len(image.shape) != ndim and not (ndim == 3 and image.shape[3:] == (1,)):
         found = "x".join(map(str, image.shape))
         raise InputError(f"{path}: found an image of shape {found}, expected {ndim} dimensions.")
@@ -64,6 +80,7 @@ def read_voxels(path: str | PathLike[str], ndim: int = 3) -> tuple[np.ndarray, n
     image = open_nifti(path, ndim)
     try:
         voxels = np.asarray(image.dataobj)
+        read_to_end(image)
     except DAMAGE as error:
         raise InputError(f"{path}: found a damaged file ({error}), expected a whole NIfTI image.") from None
     return voxels.reshape(voxels.shape[:ndim]), image.affine

@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from scripts.io.gradients import read_gradients
 from scripts.io.nifti import open_nifti, read_voxels, strip_nifti
 from scripts.io.volume import as_volume
-from transforms.diffusion.gradients import SHELL_TOLERANCE
+from transforms.diffusion.gradients import B0_MAX, SHELL_TOLERANCE
 from transforms.errors import InputError
 from transforms.scan import Scan
 
@@ -23,6 +23,7 @@ def open_scan(
     brain_mask: str | PathLike[str] | None = None,
     bvalue: float = 1000.0,
     tolerance: float = SHELL_TOLERANCE,
+    b0_max: float = B0_MAX,
 ) -> Scan:
     """Open a raw diffusion scan and check it; the voxels of its volumes are read later.
 
@@ -33,9 +34,10 @@ def open_scan(
         brain_mask: mask on the scan's grid, or None.
         bvalue: b-value of the shell in s/mm2.
         tolerance: half width of the shell in s/mm2.
+        b0_max: largest b-value in s/mm2 that counts as b0.
 
     Raises:
-        InputError: a file is missing or unreadable, there is no b0, the shell has fewer than 6 axes, or the mask lies
+        InputError: a file is missing or unreadable, there is no b0, the shell has too few axes, or the mask lies
             on another grid.
     """
     if dwi is None:
@@ -47,23 +49,29 @@ def open_scan(
     }
     image = open_nifti(dwi, ndim=4)
     gradients = read_gradients(files["bval"], files["bvec"], image.affine, image.shape[3])
-    scan = Scan(image, gradients, bvalue, tolerance, files=files)
+    scan = Scan(image, gradients, bvalue, tolerance, b0_max, files=files)
     if not brain_mask:
         return scan
     mask, files = _read_mask(Path(brain_mask), scan), {**files, "brain_mask": Path(brain_mask)}
-    return Scan(image, gradients, bvalue, tolerance, mask, files)
+    return Scan(image, gradients, bvalue, tolerance, b0_max, mask, files)
 
 
 def _read_mask(path: Path, scan: Scan) -> MetaTensor:
     """Read a brain mask of a scan, 0 or 1, shape ``(1, X, Y, Z)``.
 
     Raises:
-        InputError: it is damaged, or lies on another grid than the scan.
+        InputError: it is damaged, lies on another grid than the scan, or has more than two values.
     """
     mask, affine = read_voxels(path)
     if mask.shape != scan.image.shape[:3] or not np.allclose(affine, scan.affine, atol=1e-2):
         raise InputError(
             f"{path}: found a mask on another grid ({'x'.join(map(str, mask.shape))}), "
             f"expected that of {scan.path.name} ({'x'.join(map(str, scan.image.shape[:3]))})."
+        )
+    values = np.unique(mask)
+    if len(values) > 2 or not np.isfinite(values).all():
+        raise InputError(
+            f"{path}: found values from {values.min():g} to {values.max():g} and in between, "
+            "expected a mask of 0 and 1."
         )
     return as_volume((mask > 0).astype(np.float32)[None], affine)

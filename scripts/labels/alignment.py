@@ -1,4 +1,4 @@
-"""Whether a T1-weighted image and a diffusion scan are aligned: measures, and their limits."""
+"""Alignment of a T1-weighted image and a diffusion scan: its measures, and their limits."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from monai.data import MetaTensor
 from transforms.resampling import ResampleToGrid
 
 MIN_COVERED = 0.9
-"""Share of the diffusion scan's brain mask in which an aligned T1 has a head."""
+"""Smallest fraction of the diffusion scan's brain mask in which an aligned T1 shows a head."""
 
 MIN_DEPENDENCE = 0.12
-"""Correlation ratio of the mean attenuation given the T1 in the brain: the share of its variance that the T1 explains.
+"""Smallest correlation ratio of an aligned T1: the fraction of the mean attenuation's variance that it explains in the
+brain.
 
-Aligned scans have 0.25 and more, scans 10 mm or 30 degrees off less than 0.1 (a phantom of life size 0.18 at 10 mm).
+Aligned scans have 0.25 and more. Scans 10 mm or 30 degrees off have less than 0.1; a phantom of life size has 0.18 at
+10 mm.
 """
 
 MAX_SCALING = 1.25
-"""Heads have one size: what an affine registration may stretch or shrink along any direction."""
+"""Largest factor by which an affine registration may stretch or shrink along any direction: a head keeps its size."""
 
 MAX_DEGREES = 45.0
-"""Between two scans of one session a head turns less."""
+"""Largest rotation by a registration: a head turns less between two scans of one session."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,11 @@ class Alignment:
     """How a T1 was brought to a diffusion scan, and measures of how well.
 
     Attributes:
-        matrix: from world of the diffusion scan to world of the T1, ``(4, 4)``.
+        matrix: affine from world of the diffusion scan to world of the T1, ``(4, 4)``.
         shift: distance in mm by which the centre of the brain moved.
         turn: rotation in degrees.
         scaling: largest factor (or its inverse) by which a length changed.
-        covered: share of the brain mask in which the T1 shows a head.
+        covered: fraction of the brain mask in which the T1 shows a head.
         dependence: correlation ratio of the mean attenuation given the T1 within the brain, 0 to 1.
     """
 
@@ -49,7 +51,7 @@ class Alignment:
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with it, or None."""
+        """What is wrong with the alignment, or None."""
         checks = (
             (self.covered < MIN_COVERED, f"the T1 covers {self.covered:.0%} of the brain", f"{MIN_COVERED:.0%}"),
             (
@@ -87,21 +89,23 @@ def check_alignment(t1: MetaTensor, attenuation: MetaTensor, mask: MetaTensor, m
 
 
 def with_affine(t1: MetaTensor, matrix: np.ndarray) -> MetaTensor:
-    """Return the T1, or what lies in its space, with the affine that places it in the world of the diffusion scan.
+    """Return the T1, or an image in its space, with the affine that places it in the world of the diffusion scan.
 
-    No voxel is changed.
+    The voxels do not change.
     """
     affine = torch.as_tensor(np.linalg.inv(matrix), dtype=torch.float64) @ t1.affine.double()
     return MetaTensor(t1.as_tensor(), affine=affine)
 
 
 def correlation_ratio(values: np.ndarray, given: np.ndarray, bins: int = 32) -> float:
-    """Share of the variance of ``values`` that ``given`` explains, by bins of equal count (Roche et al., MICCAI 1998).
+    """Return the part of the variance of ``values`` that ``given`` explains, by bins of equal count.
+
+    This is the correlation ratio (Roche et al., MICCAI 1998).
 
     Args:
         values: shape ``(n,)``.
         given: shape ``(n,)``.
-        bins: of ``given``.
+        bins: number of bins of ``given``.
 
     Returns:
         0 (independent) to 1 (a function of it).
@@ -118,23 +122,23 @@ def correlation_ratio(values: np.ndarray, given: np.ndarray, bins: int = 32) -> 
 
 
 def nonzero_centre(mask: MetaTensor) -> np.ndarray:
-    """World coordinates in mm of the centre of a mask ``(1, X, Y, Z)``."""
+    """Return the world coordinates in mm of the centre of a mask ``(1, X, Y, Z)``."""
     voxels = np.argwhere(mask[0].numpy() > 0).mean(axis=0)
     affine = affine_of(mask)
     return affine[:3, :3] @ voxels + affine[:3, 3]
 
 
 def head_threshold(voxels: np.ndarray) -> float:
-    """Intensity between air and head: a tenth of the robust maximum."""
+    """Return an intensity between air and head: a tenth of the robust maximum."""
     return 0.1 * float(np.percentile(voxels[voxels > 0], 98)) if (voxels > 0).any() else 0.0
 
 
 def affine_of(image: MetaTensor) -> np.ndarray:
-    """Voxel to world RAS of an image, float64, ``(4, 4)``."""
+    """Return the affine of an image, from voxels to world RAS, float64, ``(4, 4)``."""
     return np.asarray(image.affine, dtype=np.float64)
 
 
 def _polar(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rotation and symmetric stretch whose product is ``matrix``."""
+    """Return the rotation and the symmetric stretch whose product is ``matrix``."""
     u, s, v = np.linalg.svd(matrix)
     return u @ v, v.T @ np.diag(s) @ v

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 from scripts.cohort.datalist import read_cohort, read_preparation, write_datalist
 from scripts.cohort.prepared import PreparedScan
 from scripts.io.bids import DESCRIPTION, write_tissue_table
+from scripts.io.files import sweep_partials
 from scripts.jobs import Outcome, console, run_jobs
 from scripts.labels.label_scan import LabelledScan, label_scan
+from scripts.labels.phantom_truth import label_by_truth
 from scripts.labels.quality import flag_outliers, write_measures
 from transforms.errors import InputError
 
@@ -17,36 +20,51 @@ TABLE = "labels.tsv"
 
 
 def label_cohort(
-    folder: Path, tissue_derivatives: Path | None = None, jobs: int = 1, scheduler: str | None = None
+    folder: Path,
+    tissue_derivatives: Path | None = None,
+    jobs: int = 1,
+    scheduler: str | None = None,
+    sharp: bool = False,
+    truth: Path | None = None,
 ) -> list[Outcome[PreparedScan, LabelledScan]]:
-    """Label a prepared cohort; scans that cannot be labelled keep what they had.
+    """Label a prepared cohort; scans that cannot be labelled keep the labels that they had.
 
     Args:
-        folder: of the prepared cohort.
+        folder: folder of the prepared cohort.
         tissue_derivatives: BIDS derivatives with tissue segmentations in the scans' world space; None for tissue from
-            T1-weighted images, and white matter from FA and MD where there is none.
-        jobs: processes on this machine.
-        scheduler: address of a Dask scheduler whose workers do it instead, on the same files.
+            T1-weighted images, and white matter from FA and MD for scans without one.
+        jobs: number of processes on this machine.
+        scheduler: address of a Dask scheduler whose workers do the work instead, on the same files.
+        sharp: see :func:`transforms.diffusion.csd.find_peaks`.
+        truth: folder ``derivatives/truth`` of phantoms, to label them by what they were made of.
 
     Returns:
         the outcome of each scan.
 
     Raises:
-        InputError: no prepared cohort, no such folder of derivatives, or no such scheduler.
+        InputError: there is no prepared cohort, no such folder of derivatives, or no such scheduler.
     """
-    if tissue_derivatives is not None and not tissue_derivatives.is_dir():
-        raise InputError(f"{tissue_derivatives}: no such folder, expected BIDS derivatives.")
+    for given in (tissue_derivatives, truth):
+        if given is not None and not given.is_dir():
+            raise InputError(f"{given}: no such folder, expected BIDS derivatives.")
     folder = folder.resolve()
     cohort = read_cohort(folder)
     preparation = read_preparation(folder)
-    if "bvalue" not in preparation:
-        raise InputError(f"{folder / DESCRIPTION}: found no Preparation, expected a prepared cohort.")
-    task = functools.partial(
-        label_scan,
-        derivatives=tissue_derivatives.resolve() if tissue_derivatives else None,
-        bvalue=preparation["bvalue"],
-        voxel_size=preparation["voxel_size"],
-    )
+    if not {"bvalue", "voxel_size", "b0_max"} <= preparation.keys():
+        raise InputError(f"{folder / DESCRIPTION}: found no Preparation of this version, expected a prepared cohort.")
+    task: Callable[[PreparedScan], LabelledScan]
+    if truth is not None:
+        task = functools.partial(label_by_truth, truth=truth.resolve())
+    else:
+        task = functools.partial(
+            label_scan,
+            derivatives=tissue_derivatives.resolve() if tissue_derivatives else None,
+            bvalue=preparation["bvalue"],
+            voxel_size=preparation["voxel_size"],
+            b0_max=preparation["b0_max"],
+            sharp=sharp,
+        )
+    sweep_partials(folder)
     scans = [scan for listed in cohort.values() for scan in listed]
     outcomes = run_jobs(task, scans, jobs, "labelling", scheduler)
     write_tissue_table(folder)
@@ -59,5 +77,5 @@ def label_cohort(
     write_measures(folder / TABLE, sorted(rows, key=lambda row: row["scan"]))
     for row in rows:
         if row["flags"]:
-            console.print(f"{row['scan']}: {row['flags']}", highlight=False, soft_wrap=True)
+            console.print(f"{row['scan']}: {row['flags']}", highlight=False, markup=False, soft_wrap=True)
     return outcomes

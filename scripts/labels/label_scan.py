@@ -1,4 +1,4 @@
-"""Labels of one scan of a prepared cohort; what is there and still right is kept."""
+"""Labels of one scan of a prepared cohort; labels that are still up to date are kept."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from scripts.labels.shell import Shell, load_shell
 from scripts.labels.t1_registration import register_t1
 from scripts.version import code_version
 from transforms.diffusion import csd, dti
+from transforms.diffusion.gradients import B0_MAX
 from transforms.errors import InputError, SignalError
 from transforms.label_classes import MAX_NUFO, TISSUE_ABBREVIATIONS, TISSUES
-from transforms.white_matter import MAX_MD_RATIO, MIN_FA, white_matter
+from transforms.white_matter import DIFFUSION_LIMITS, MAX_MD_RATIO, MIN_FA, white_matter
 
 DESCRIPTIONS = {
     "tissue": "Tissue classes on the grid of the prepared scan.",
@@ -40,10 +41,10 @@ DESCRIPTIONS = {
 WHITE = TISSUE_ABBREVIATIONS.index("WM")
 
 MIN_DICE = 0.4
-"""Overlap of white matter by the T1, or by a given segmentation, and by FA and MD; with less it is not used."""
+"""Smallest Dice of white matter by the T1 or a given segmentation with that by FA and MD; with less it is not used."""
 
 USUAL_DICE = 0.6
-"""Aligned scans have this and more; with less there is a note."""
+"""Dice that aligned scans have at least; with less, the scan gets a note."""
 
 PARAMETERS: dict[str, Any] = {
     "RelativePeakThreshold": csd.RELATIVE_THRESHOLD,
@@ -55,11 +56,11 @@ PARAMETERS: dict[str, Any] = {
     "MarkovRandomFieldBeta": t1_tissue.BETA,
     "FluidPercentile": t1_tissue.FLUID_PERCENTILE,
     "TissueSubdivision": t1_tissue.SUBDIVISION,
-    "BrainIntensityLimits": [t1_tissue.DARK, t1_tissue.BRIGHT],
+    "BrainIntensityLimits": [t1_tissue.MIN_BRIGHTNESS, t1_tissue.MAX_BRIGHTNESS],
     "RegistrationLimits": [MIN_COVERED, MIN_DEPENDENCE, MIN_DICE],
     "Seed": t1_tissue.SEED,
 }
-"""What labels depend on beside their sources; a change makes them again."""
+"""Parameters on which labels depend, beside their sources. After a change, the labels are made again."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ class LabelledScan:
     """A labelled scan.
 
     Attributes:
-        scan: with its labels.
-        measures: its row of the cohort's table.
+        scan: the scan with its labels.
+        measures: row of the scan in the cohort's table.
     """
 
     scan: PreparedScan
@@ -80,9 +81,9 @@ class _Tissue:
     """Tissue of a scan from a T1-weighted image or from the user's segmentation.
 
     Attributes:
-        fractions: of each of ``TISSUES``, ``(4, X, Y, Z)``; None where the source cannot be used.
-        measures: of the registration and of the overlap with the white matter by diffusion.
-        remark: what a reader should know, or why there are no fractions.
+        fractions: tissue fractions of each of ``TISSUES``, ``(4, X, Y, Z)``; None if the source cannot be used.
+        measures: measures of the registration, and of the overlap with the white matter by diffusion.
+        remark: note for the user, or the reason why there are no fractions.
     """
 
     fractions: np.ndarray | None
@@ -96,9 +97,9 @@ class _Made:
 
     Attributes:
         labels: voxels by key of ``LABEL_SUFFIXES``.
-        measures: row of the cohort's table.
-        how: what the JSON says of how they were made.
-        figure: for a quick look.
+        measures: row of the scan in the cohort's table.
+        how: entries of the JSON that say how the labels were made.
+        figure: picture for a quick look.
     """
 
     labels: dict[str, np.ndarray]
@@ -107,14 +108,23 @@ class _Made:
     figure: Figure
 
 
-def label_scan(scan: PreparedScan, derivatives: Path | None, bvalue: float, voxel_size: float) -> LabelledScan:
-    """Label one scan of a prepared cohort, or find that it is labelled already.
+def label_scan(
+    scan: PreparedScan,
+    derivatives: Path | None,
+    bvalue: float,
+    voxel_size: float,
+    b0_max: float = B0_MAX,
+    sharp: bool = False,
+) -> LabelledScan:
+    """Label one scan of a prepared cohort, unless its labels are up to date.
 
     Args:
-        scan: of the cohort.
+        scan: scan of the cohort.
         derivatives: BIDS derivatives with tissue segmentations, or None.
-        bvalue: of the shell in s/mm2.
-        voxel_size: of the preparation, in mm.
+        bvalue: b-value of the shell in s/mm2.
+        voxel_size: voxel size of the preparation, in mm.
+        b0_max: largest b-value in s/mm2 that counts as b0.
+        sharp: see :func:`transforms.diffusion.csd.find_peaks`.
 
     Raises:
         InputError: a raw file or the user's segmentation is missing, or cannot be used.
@@ -128,16 +138,18 @@ def label_scan(scan: PreparedScan, derivatives: Path | None, bvalue: float, voxe
     if "t1w" in files and (not own or user_segmentations.in_t1_space(own[0])):
         inputs.append(files["t1w"])
     checksums = {path.name: sha256(path) for path in inputs}
-    made_from = {"SourceChecksums": checksums, "Parameters": PARAMETERS, "Version": code_version()}
+    parameters = {**PARAMETERS, "SharpResponse": sharp}
+    made_from = {"SourceChecksums": checksums, "Parameters": parameters, "Version": code_version()}
     if known := _labelled_already(scan, made_from):
         return known
-    if checksums[files["dwi"].name] != scan.checksum:
+    prepared_from = read_json(scan.sidecar).get("SourceChecksums", {})
+    if checksums[files["dwi"].name] != prepared_from.get(files["dwi"].name):
         raise InputError(f"{files['dwi']}: found another file than the one that was prepared, expected the same.")
 
     mask = read_volume(scan.path("mask"))
-    raw = open_scan(files["dwi"], files["bval"], files["bvec"], bvalue=bvalue)
+    raw = open_scan(files["dwi"], files["bval"], files["bvec"], bvalue=bvalue, b0_max=b0_max)
     try:
-        made = _make(scan.name, load_shell(raw, mask, voxel_size), mask, files.get("t1w"), own)
+        made = _make(scan.name, load_shell(raw, mask, voxel_size), mask, files.get("t1w"), own, sharp)
     except SignalError as error:
         raise InputError(f"{files['dwi']}: {error}") from None
     how = {"Sources": [str(path) for path in inputs], **made_from, "BValue": bvalue, **made.how}
@@ -157,9 +169,9 @@ def _labelled_already(scan: PreparedScan, made_from: Mapping[str, Any]) -> Label
 
 
 def _write_labels(scan: PreparedScan, made: _Made, how: Mapping[str, Any]) -> LabelledScan:
-    """Write the labels of a scan; what it no longer has is removed.
+    """Write the labels of a scan, and remove those that it no longer has.
 
-    Old labels are removed first and the record is written last: a run that is cut off in between leaves no mixture.
+    Old labels are removed first and the record is written last, so a run that is cut off in between leaves no mixture.
     """
     labels = scan.labels
     for old in (labels.record, *map(labels.path, LABEL_SUFFIXES)):
@@ -180,21 +192,22 @@ def _write_labels(scan: PreparedScan, made: _Made, how: Mapping[str, Any]) -> La
 
 
 def _label_map(key: str) -> dict[str, Any]:
-    """What the values or the volumes of a label mean, for its JSON."""
+    """Return the meaning of the values or volumes of a label, for its JSON."""
     if key == "tissue":
         return {"LabelMap": dict(zip(TISSUE_ABBREVIATIONS, range(len(TISSUES)), strict=True))}
     return {"LabelMap": list(TISSUE_ABBREVIATIONS)} if key == "tissue_prob" else {}
 
 
-def _make(scan: str, shell: Shell, mask: MetaTensor, t1: Path | None, own: Sequence[Path]) -> _Made:
+def _make(scan: str, shell: Shell, mask: MetaTensor, t1: Path | None, own: Sequence[Path], sharp: bool) -> _Made:
     """Make the labels of a scan.
 
     Args:
-        scan: its name.
-        shell: of the raw scan, on the prepared grid.
+        scan: name of the scan.
+        shell: shell of the raw scan, on the prepared grid.
         mask: brain mask on the prepared grid, ``(1, X, Y, Z)``.
-        t1: its T1-weighted image, or None.
-        own: the user's tissue segmentation, or none.
+        t1: T1-weighted image of the scan, or None.
+        own: files of the user's tissue segmentation; empty without one.
+        sharp: see :func:`transforms.diffusion.csd.find_peaks`.
 
     Raises:
         InputError: the user's segmentation cannot be used.
@@ -214,7 +227,7 @@ def _make(scan: str, shell: Shell, mask: MetaTensor, t1: Path | None, own: Seque
     labels: dict[str, np.ndarray] = {}
     measured = tissue.measures
     if (fractions := tissue.fractions) is not None:
-        # voxels of the brain whose signal is not finite
+        # voxels of the brain whose signal is not finite become background
         fractions[:, ~shell.mask] = np.eye(len(TISSUES), 1)
         labels["tissue"] = fractions.argmax(axis=0).astype(np.uint8)
         labels["tissue_prob"] = np.moveaxis(fractions, 0, -1).astype(np.float32)
@@ -229,7 +242,7 @@ def _make(scan: str, shell: Shell, mask: MetaTensor, t1: Path | None, own: Seque
             )
         if overlap < USUAL_DICE:
             notes.append(f"{found}, expected {USUAL_DICE:g} or more: are the tissues aligned?")
-    peaks = csd.find_peaks(shell.signal, shell.gradients, white & shell.usable, tensor.fa)
+    peaks = csd.find_peaks(shell.signal, shell.gradients, white & shell.usable, tensor.fa, sharp=sharp)
     labels |= {"white_matter": white.astype(np.uint8), "nufo": peaks.nufo, "peak": peaks.peak}
     measures = _measures(scan, route, labels, shell, peaks)
     measures |= {key: value for key, value in measured.items() if key in COLUMNS}
@@ -237,6 +250,7 @@ def _make(scan: str, shell: Shell, mask: MetaTensor, t1: Path | None, own: Seque
     how = {
         "Route": route,
         "Notes": notes,
+        **({"Limits": DIFFUSION_LIMITS} if tissue.fractions is None else {}),
         "SphericalHarmonicOrder": peaks.order,
         "DistinctAxes": peaks.axes,
         "Response": asdict(peaks.response) | {"fa": peaks.response.fa},
@@ -248,9 +262,9 @@ def _make(scan: str, shell: Shell, mask: MetaTensor, t1: Path | None, own: Seque
 
 
 def _tissue_from_t1(path: Path, shell: Shell, mask: MetaTensor, by_diffusion: np.ndarray) -> _Tissue:
-    """Tissue by a T1.
+    """Segment tissue by a T1.
 
-    A T1 that cannot be used costs a scan its tissues, and not the labels that come from the diffusion alone.
+    A scan whose T1 cannot be used gets no tissue, but keeps the labels that come from diffusion alone.
     """
     measures: dict[str, Any] = {}
     try:
@@ -273,10 +287,10 @@ def _tissue_from_t1(path: Path, shell: Shell, mask: MetaTensor, by_diffusion: np
 def _tissue_from_segmentation(
     scan: str, own: Sequence[Path], t1: Path | None, shell: Shell, mask: MetaTensor
 ) -> _Tissue:
-    """Tissue by the user's segmentation, with a remark on its space.
+    """Return the tissue by the user's segmentation, with a remark on its space.
 
     Raises:
-        InputError: it cannot be used, or lies in the space of a T1 that cannot be registered.
+        InputError: the segmentation cannot be used, or lies in the space of a T1 that cannot be registered.
     """
     if not user_segmentations.in_t1_space(own[0]):
         return _Tissue(user_segmentations.tissue_from_segmentation(own, mask), {})
@@ -302,7 +316,7 @@ def _register(t1: MetaTensor, shell: Shell, mask: MetaTensor) -> Alignment:
 
 
 def _describe_alignment(alignment: Alignment) -> dict[str, Any]:
-    """Measures of a registration for the table and the JSON."""
+    """Return the measures of a registration for the table and the JSON."""
     return {
         "registration_covered": alignment.covered,
         "registration_dependence": alignment.dependence,
@@ -313,7 +327,7 @@ def _describe_alignment(alignment: Alignment) -> dict[str, Any]:
 
 
 def dice(first: np.ndarray, second: np.ndarray) -> float:
-    """Overlap of two masks, 0 to 1 (Dice, Ecology 26:297-302, 1945)."""
+    """Return the overlap of two masks, 0 to 1 (Dice, Ecology 26:297-302, 1945)."""
     total = int(first.sum() + second.sum())
     return float(2 * (first & second).sum() / total) if total else 0.0
 
@@ -321,7 +335,7 @@ def dice(first: np.ndarray, second: np.ndarray) -> float:
 def _measures(
     scan: str, route: str, labels: Mapping[str, np.ndarray], shell: Shell, peaks: csd.Peaks
 ) -> dict[str, Any]:
-    """Row of the table: volumes in ml, parts of white matter by NuFO."""
+    """Return the row of the scan in the table: volumes in ml, and fractions of white matter by NuFO."""
     white = labels["white_matter"] > 0
     parts = np.bincount(peaks.nufo[white], minlength=MAX_NUFO + 1) / max(int(white.sum()), 1)
     row: dict[str, Any] = {

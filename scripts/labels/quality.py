@@ -12,17 +12,17 @@ from matplotlib.figure import Figure
 
 from scripts.io.files import write_table
 
-OUTLIER = 3.5
-"""Robust z-score above which a measure is flagged (Iglewicz and Hoaglin, 1993)."""
+MAX_Z = 3.5
+"""Largest robust z-score of a measure that is not flagged (Iglewicz and Hoaglin, 1993)."""
 
 MIN_SCANS = 5
-"""Size of a cohort from which on outliers are flagged."""
+"""Smallest number of scans with a measure for which its outliers are flagged."""
 
 TISSUE_OVERLAY = ListedColormap(["tab:red", "gold", "tab:blue"])
-"""Of gray matter, white matter and cerebrospinal fluid, over the b0."""
+"""Colours of gray matter, white matter and cerebrospinal fluid, over the b0."""
 
 NUFO_OVERLAY = ListedColormap(["black", "tab:blue", "tab:orange", "tab:red"])
-"""Of a NuFO of 0 to 3."""
+"""Colours of a NuFO of 0 to 3."""
 
 MEASURES = (
     "brain_ml",
@@ -47,15 +47,15 @@ COLUMNS = ("scan", "route", "sh_order", "response_voxels", *MEASURES, "flags")
 def picture(
     b0: np.ndarray, mask: np.ndarray, tissue: np.ndarray, nufo: np.ndarray, peak: np.ndarray, title: str
 ) -> Figure:
-    """Draw tissue on the b0, the number of peaks and the largest peak's direction in three planes.
+    """Draw tissue on the b0, NuFO and the largest peak's direction in three planes.
 
     Args:
         b0: RAS, shape ``(X, Y, Z)``.
         mask: brain mask.
-        tissue: indices of tissues; where there is no segmentation, white matter alone.
+        tissue: indices of tissues; without a segmentation, white matter alone.
         nufo: number of fibre orientations, 0 to 3.
         peak: unit vectors in world RAS, shape ``(X, Y, Z, 3)``: red left-right, green front-back, blue up-down.
-        title: stands above all.
+        title: title above all planes.
     """
     x, y, z = (round(float(centre)) for centre in np.argwhere(mask).mean(axis=0))
     planes = (("axial", (slice(None), slice(None), z)), ("coronal", (slice(None), y)), ("sagittal", (x,)))
@@ -88,14 +88,14 @@ def picture(
 
 
 def robust_z(values: np.ndarray) -> np.ndarray:
-    """Distances from the median in units of the scaled median absolute deviation; 0 for NaN and for equal values."""
+    """Return distances from the median, in scaled median absolute deviations; 0 for NaN and for equal values."""
     known = np.isfinite(values)
     result = np.zeros(len(values))
     if known.sum() < MIN_SCANS:
         return result
     centre = np.median(values[known])
     deviation = np.abs(values[known] - centre)
-    # where more than half are equal, the mean deviation takes the place of the median's
+    # if more than half of the values are equal, the mean deviation replaces the median deviation of 0
     scale = 1.4826 * np.median(deviation) or 1.2533 * deviation.mean()
     result[known] = (values[known] - centre) / scale if scale > 1e-9 else 0
     return result
@@ -109,13 +109,13 @@ def flag_outliers(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     }
     flagged = []
     for index, row in enumerate(rows):
-        words = [f"{name} {'high' if z[index] > 0 else 'low'}" for name, z in scores.items() if abs(z[index]) > OUTLIER]
+        words = [f"{name} {'high' if z[index] > 0 else 'low'}" for name, z in scores.items() if abs(z[index]) > MAX_Z]
         flagged.append({**row, "flags": "; ".join([*row.get("notes", []), *words])})
     return flagged
 
 
 def write_measures(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the cohort's table, tab-separated; ``n/a`` is what BIDS writes for no value."""
+    """Write the cohort's table, tab-separated; as in BIDS, ``n/a`` stands for no value."""
     write_table(path, COLUMNS, [[_cell(row.get(name)) for name in COLUMNS] for row in rows])
 
 

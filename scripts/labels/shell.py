@@ -55,14 +55,14 @@ class Shell:
 
 
 def load_shell(scan: Scan, mask: MetaTensor, voxel_size: float) -> Shell:
-    """Take the shell of a raw scan to the grid of the prepared scan, by the steps of preparation.
+    """Resample the shell of a raw scan to the grid of the prepared scan, by the steps of preparation.
 
-    A voxel of which one volume is not finite is 0 in all of them, and lies outside the mask.
+    A voxel that is not finite in one volume is 0 in all volumes, and lies outside the mask.
 
     Args:
         scan: the raw scan, opened.
         mask: prepared brain mask, shape ``(1, X, Y, Z)``.
-        voxel_size: of the preparation, in mm.
+        voxel_size: voxel size of the preparation, in mm.
 
     Raises:
         InputError: the scan cannot be read, has another grid than the one that was prepared, or no finite signal.

@@ -13,33 +13,33 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation
 
 from scripts.labels.alignment import Alignment, affine_of, check_alignment, head_threshold, nonzero_centre
-from scripts.labels.n4 import correct_bias
+from transforms.n4 import correct_bias
 from transforms.preprocessing import RAS_LABELS
 from transforms.resampling import ResampleToSpacing
 
 HISTOGRAM_BINS = 32
-"""Of the mutual information (Mattes et al., IEEE Trans Med Imaging 22:120-128, 2003)."""
+"""Number of bins of the mutual information (Mattes et al., IEEE Trans Med Imaging 22:120-128, 2003)."""
 
 REGISTRATION_MM = 3.0
 """Voxel size at which the images are compared; a finer one takes several times longer and gains little."""
 
 COARSE = {"level_iters": [100], "factors": [2], "sigmas": [1.0]}
 FINE = {"level_iters": [50], "factors": [1], "sigmas": [0.0]}
-"""Iterations at most, subsampling, and smoothing in voxels."""
+"""Coarse and fine step: largest number of iterations, subsampling factor, and smoothing in voxels."""
 
 BRAIN_MM = 40.0
-"""Around the centre of a head, all is brain within this distance."""
+"""Distance in mm from the centre of a head within which all voxels are brain."""
 
 
 def register_t1(t1: MetaTensor, attenuation: MetaTensor, mask: MetaTensor) -> Alignment:
     """Register a T1 to the space of the b0: translation, rigid, affine; by mutual information within the brain.
 
-    It is compared with the mean attenuation and not with the b0 itself. Both lie on the same voxels, but in the
-    attenuation the sensitivity of the coils cancels, fluid is dark and white matter bright, as in a T1.
+    The T1 is compared with the mean attenuation and not with the b0 itself. Both have the same voxels, but in the
+    attenuation the sensitivity of the coils cancels, fluid is dark and white matter is bright, as in a T1.
 
     Args:
         t1: shape ``(1, X, Y, Z)``, with or without the skull, any orientation.
-        attenuation: mean over the directions, also outside the brain, shape ``(1, X, Y, Z)``.
+        attenuation: mean attenuation over the directions, also outside the brain, shape ``(1, X, Y, Z)``.
         mask: brain mask on the same grid.
     """
     to_ras = Orientation(axcodes="RAS", labels=RAS_LABELS)
@@ -56,7 +56,7 @@ def register_t1(t1: MetaTensor, attenuation: MetaTensor, mask: MetaTensor) -> Al
         start = {"starting_affine": matrix, "static_mask": within}
         return registration.optimize(*images, transform, None, **affines, **start).affine
 
-    # the scanner's coordinates are a good start where neither image was moved since; else the centres of mass are
+    # the scanner's coordinates are a good start if neither image was moved since; if one was, the centres of mass are
     starts = []
     apart = np.eye(4)
     apart[:3, 3] = nonzero_centre(_head(moving)) - nonzero_centre(brain)
@@ -74,12 +74,12 @@ def _at_spacing(image: MetaTensor) -> MetaTensor:
 
 
 def _head(image: MetaTensor) -> MetaTensor:
-    """Mask of what is brighter than air, shape ``(1, X, Y, Z)``."""
+    """Return a mask of the voxels brighter than air, shape ``(1, X, Y, Z)``."""
     return MetaTensor((image.as_tensor() > head_threshold(image[0].numpy())).float(), affine=image.affine)
 
 
 def _comparable(image: MetaTensor) -> MetaTensor:
-    """Without bias field, and nothing brighter than the brain: the scalp of a T1 would outshine what is inside."""
+    """Remove the bias field, and clip voxels brighter than the brain: the scalp of a T1 would outshine the brain."""
     voxels = np.nan_to_num(image[0].numpy()).clip(min=0)
     head = _head(image)
     even = correct_bias(MetaTensor(torch.from_numpy(voxels)[None], affine=image.affine), head)[0].numpy()

@@ -11,46 +11,47 @@ from monai.data import MetaTensor
 from scipy import ndimage
 
 from scripts.io.volume import read_volume
-from scripts.labels.n4 import correct_bias
 from transforms.errors import InputError
 from transforms.label_classes import TISSUE_ABBREVIATIONS, TISSUES
+from transforms.n4 import correct_bias
 from transforms.resampling import ResampleToGrid
 
 SUBDIVISION = 2
-"""Each voxel of the diffusion scan is segmented in this many parts along each axis; their mean is its fractions."""
+"""Number of parts along each axis into which a voxel of the diffusion scan is cut. Each part is segmented, and the mean
+over the parts gives the voxel's tissue fractions."""
 
 BETA = 0.1
 """Strength of the Markov random field; more loses thin cortex."""
 
 TOLERANCE = 1e-4
 MAX_ITERATIONS = 50
-"""Of the estimation; it ends earlier where the energy changes by less than the tolerance."""
+"""Largest number of iterations of the estimation; it ends earlier if the energy changes by less than the tolerance."""
 
 MIN_EXTENT_MM = 40.0
-"""Extent of a T1 along each axis; a head is larger, and N4 cannot work on a slice."""
+"""Smallest extent of a T1 along each axis: a head is larger, and N4 cannot work on a slice."""
 
 CORE_MM = 8.0
-"""Distance from the brain's outline within which there is brain alone."""
+"""Distance from the brain's outline to its core, in which there is brain alone."""
 
-DARK = 0.15
-BRIGHT = 1.3
-"""Limits of a brain's intensity, over the bright end of its core."""
+MIN_BRIGHTNESS = 0.15
+MAX_BRIGHTNESS = 1.3
+"""Limits of a brain's intensity, relative to the bright end of its core: the 90th and the 98th percentile."""
 
 BY_BRIGHTNESS = ("CSF", "GM", "WM")
 """Tissues in a T1, from dark to bright."""
 
 FLUID_PERCENTILE = 25.0
-"""Of the intensities called fluid: the one that stands for pure fluid, most of which is mixed with gray matter."""
+"""Percentile of the intensities of fluid that stands for pure fluid: most fluid voxels are mixed with gray matter."""
 
 SEED = 0
-"""Of the noise that stands for the background."""
+"""Seed of the noise that stands for the background."""
 
 
 def read_t1(path: Path) -> MetaTensor:
     """Read a T1-weighted image, as :func:`scripts.io.volume.read_volume` does.
 
     Raises:
-        InputError: it cannot be read, is blank, or is a slice or slab.
+        InputError: the image cannot be read, is blank, or is a slice or slab.
     """
     t1 = read_volume(path)
     extent = [n * size for n, size in zip(t1.shape[1:], t1.pixdim.tolist(), strict=True)]
@@ -71,28 +72,28 @@ def tissue_from_t1(t1: MetaTensor, mask: MetaTensor) -> np.ndarray:
         mask: brain mask on the grid of the diffusion scan, shape ``(1, X, Y, Z)``.
 
     Returns:
-        fraction of each of ``TISSUES`` in each voxel of the diffusion scan, float32, shape ``(4, X, Y, Z)``.
+        tissue fraction of each of ``TISSUES`` in each voxel of the diffusion scan, float32, shape ``(4, X, Y, Z)``.
 
     Raises:
-        InputError: the image does not show three tissues; the sentence goes on after the image's name.
+        InputError: the image does not show three tissues; the message does not name the image.
     """
     fine_mask = _subdivided(mask)
     image = ResampleToGrid()(t1, fine_mask)
     inside = fine_mask[0].numpy() > 0.5
     core = ndimage.binary_erosion(inside, iterations=round(CORE_MM / float(fine_mask.pixdim.min())))
     core = core if core.any() else inside
-    # brain is between air or bone, which are dark, and fat, which is bright
+    # brain is brighter than air and bone, and darker than fat
     raw = image[0].numpy()
-    # deep in the brain what is dark is fluid
-    seen = inside & (core | (raw > DARK * np.percentile(raw[core], 90))) & (raw < BRIGHT * np.percentile(raw[core], 98))
-    seen = ndimage.binary_opening(seen)
+    # dark voxels in the core are fluid, so they count as brain
+    seen = inside & (core | (raw > MIN_BRIGHTNESS * np.percentile(raw[core], 90)))
+    seen = ndimage.binary_opening(seen & (raw < MAX_BRIGHTNESS * np.percentile(raw[core], 98)))
     within = MetaTensor(torch.from_numpy(seen)[None].float(), affine=fine_mask.affine)
     if not (core & seen).any():
         raise InputError("found no brain, expected one where the diffusion scan has it.")
     voxels = np.maximum(correct_bias(image, within)[0].numpy(), 0)
     low, high = np.percentile(voxels[core & seen], [0.5, 99.5])
     voxels = np.clip((voxels - 0.9 * low) / (high - 0.9 * low), 0, 1).astype(np.float64)
-    # DIPY gives voxels of exactly 0 noise that cannot be seeded, so the background gets its own
+    # DIPY gives voxels of exactly 0 noise that cannot be seeded, so the background gets its own noise
     noise = np.random.default_rng(SEED).normal(1e-3, 1e-4, voxels.shape)
     voxels = np.where(seen, np.maximum(voxels, 2e-3), np.abs(noise) + 1e-6)
     voxels /= voxels.max()
@@ -111,7 +112,7 @@ def tissue_from_t1(t1: MetaTensor, mask: MetaTensor) -> np.ndarray:
         float(np.percentile(voxels[hard == index], percentile))
         for index, percentile in enumerate((FLUID_PERCENTILE, 50.0))
     )
-    # a voxel between two tissues is so much of each as its brightness lies between theirs
+    # the fractions of two tissues in a voxel follow from where its brightness lies between theirs
     above = np.clip((voxels - fluid) / max(gray - fluid, 1e-6), 0, 1)
     fine = np.zeros((len(TISSUES), *seen.shape), dtype=np.float32)
     csf, gm, wm = (TISSUE_ABBREVIATIONS.index(name) for name in BY_BRIGHTNESS)
@@ -130,7 +131,7 @@ def tissue_from_t1(t1: MetaTensor, mask: MetaTensor) -> np.ndarray:
 
 
 def _subdivided(mask: MetaTensor) -> MetaTensor:
-    """Nearest-neighbour copy of a mask on voxels that are ``SUBDIVISION`` times smaller along each axis."""
+    """Return a nearest-neighbour copy of a mask on voxels that are ``SUBDIVISION`` times smaller along each axis."""
     n = SUBDIVISION
     voxels = mask.as_tensor().float()
     for axis in (1, 2, 3):

@@ -16,26 +16,27 @@ from scripts.io.files import read_json
 from scripts.io.nifti import read_voxels
 from scripts.io.volume import as_volume
 from scripts.labels.alignment import with_affine
-from transforms.errors import DAMAGE, InputError
+from transforms.damage import DAMAGE
+from transforms.errors import InputError
 from transforms.label_classes import TISSUE_ABBREVIATIONS, TISSUES
 from transforms.resampling import ResampleToGrid
 
 MIN_COVERED = 0.5
-"""Part of the brain in which a segmentation has tissue; below it, it lies elsewhere."""
+"""Smallest fraction of the brain in which a segmentation has tissue; a segmentation with less lies elsewhere."""
 
 FREESURFER = {
     1: (3, 8, 9, 10, 11, 12, 13, 17, 18, 19, 20, 26, 27, 28, 42, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 58, 59, 60),
     2: (2, 7, 16, 41, 46, 77, 78, 79, 85, 192, 250, 251, 252, 253, 254, 255),
     3: (4, 5, 14, 15, 24, 31, 43, 44, 63, 72, 213, 221),
 }
-"""Labels of FreeSurfer's ``aseg`` by the index of their tissue; those of the cortex's parts (1000 to 2999) are gray."""
+"""Labels of FreeSurfer's ``aseg`` by the index of their tissue; cortex parts (1000 to 2999) are gray matter."""
 
 FREESURFER_REST = (30, 62, 80, 81, 82)
-"""Vessels and hypointensities: no tissue."""
+"""Labels of vessels and hypointensities, which are no tissue."""
 
 
 FAST = {1: 3, 2: 1, 3: 2}
-"""Labels of FSL FAST on a T1, from dark to bright: fluid, gray matter, white matter; by them the index of a tissue."""
+"""Index of the tissue of each label of FSL FAST on a T1. Labels go from dark to bright: fluid, gray, white matter."""
 
 # FAST counts its files from 0 and its labels from 1
 TOOLS = [
@@ -45,7 +46,7 @@ TOOLS = [
 """Patterns of the files of FAST and FreeSurfer, preferred ones first."""
 
 STANDARD_SPACE = re.compile(r"MNI|ICBM|Talairach|OASIS|fsaverage|fsLR")
-"""Parts of paths of what lies in a template's space and not in that of a participant."""
+"""Parts of the path of a file that lies in a template's space and not in that of a participant."""
 
 ENDINGS = r"\.(nii\.gz|nii|mgz)"
 
@@ -55,15 +56,20 @@ FREESURFER_FILE = re.compile(rf"(aparc\+)?aseg{ENDINGS}|.*_desc-(aseg|aparcaseg)
 def find_segmentation(derivatives: Path, participant: str, scan: str) -> list[Path]:
     """Find the tissue segmentation of a scan among derivatives.
 
-    What lies in the scan's own space is preferred to what lies in the T1's (:func:`in_t1_space`). Of each, in this
-    order, where ``<name>`` is the scan's or that of its participant and session, and may end in ``_space-*`` and
-    ``_res-*``: three files ``<name>_label-{GM,WM,CSF}_probseg``; one ``<name>[_desc-*]_probseg`` with a volume per
-    tissue; one ``<name>[_desc-*]_dseg``; FAST's ``*_pve_{0,1,2}``, ``*_pveseg`` or ``*_seg``; FreeSurfer's
-    ``aparc+aseg`` or ``aseg``. A file with ``desc-tissue`` is preferred to one without ``desc``, and that to one with
-    another ``desc``.
+    A segmentation in the scan's own space is preferred to one in the T1's space (:func:`in_t1_space`). In each space,
+    these kinds are searched in this order:
 
-    In the T1's space, ``<name>`` may go on with the T1's own ``acq-*``, ``ce-*``, ``rec-*`` and ``run-*``, and last be
-    that of the participant alone, as of a segmentation of all sessions.
+    1. three files ``<name>_label-{GM,WM,CSF}_probseg``;
+    2. one file ``<name>[_desc-*]_probseg`` with a volume per tissue;
+    3. one file ``<name>[_desc-*]_dseg``;
+    4. FAST's ``*_pve_{0,1,2}``, ``*_pveseg`` or ``*_seg``;
+    5. FreeSurfer's ``aparc+aseg`` or ``aseg``.
+
+    ``<name>`` is the name of the scan, or that of its participant and session. It may end in ``_space-*`` and
+    ``_res-*``. A file with ``desc-tissue`` is preferred to one without ``desc``, and that to one with another ``desc``.
+
+    In the T1's space, the T1's own ``acq-*``, ``ce-*``, ``rec-*`` and ``run-*`` may follow ``<name>``. There the last
+    ``<name>`` is that of the participant alone, as for a segmentation of all sessions.
 
     Returns:
         one file, or three of gray matter, white matter and fluid.
@@ -99,7 +105,7 @@ def find_segmentation(derivatives: Path, participant: str, scan: str) -> list[Pa
 
 
 def _kinds(name: str) -> list[list[str]]:
-    """Patterns of the files of BIDS segmentations of a name, preferred ones first; three for three files."""
+    """Return patterns of the BIDS segmentations of a name, preferred kinds first; a kind has one pattern per file."""
     stem = re.escape(name) + r"(_space-[^_]+)?(_res-[^_]+)?"
     return [
         [rf"{stem}_label-{tissue}_probseg" for tissue in TISSUE_ABBREVIATIONS[1:]],
@@ -112,13 +118,16 @@ def _kinds(name: str) -> list[list[str]]:
 
 
 def _of_t1s(name: str, files: Sequence[Path]) -> list[str]:
-    """Names among files that go on from ``name`` with entities of a T1."""
+    """Return the names among files that continue ``name`` with entities of a T1."""
     found = (re.match(rf"{re.escape(name)}(_(acq|ce|rec|run)-[^_]+)+(?=_)", file.name) for file in files)
     return sorted({match[0] for match in found if match})
 
 
 def _first(kinds: Sequence[Sequence[str]], files: Sequence[Path]) -> list[list[Path]]:
-    """Files of the first kind that is there whole or more than once, by its patterns; none where there is no such."""
+    """Return the files of the first kind that is complete or ambiguous, by its patterns; an empty list if none is.
+
+    A kind is ambiguous if one of its patterns matches several files.
+    """
     for names in kinds:
         found = [[file for file in files if re.fullmatch(name + ENDINGS, file.name)] for name in names]
         if all(found) or any(len(matching) > 1 for matching in found):
@@ -127,7 +136,7 @@ def _first(kinds: Sequence[Sequence[str]], files: Sequence[Path]) -> list[list[P
 
 
 def in_t1_space(path: Path) -> bool:
-    """Whether a segmentation lies in the space of the T1-weighted image and not of the diffusion scan.
+    """Tell whether a segmentation lies in the space of the T1-weighted image and not of the diffusion scan.
 
     It does if it is FreeSurfer's own, has ``T1`` in its name or lies in a folder ``anat``, ``mri`` or ``T1w``, and
     does not have ``space-dwi`` in its name.
@@ -142,9 +151,9 @@ def in_t1_space(path: Path) -> bool:
 
 
 def t1_of(path: Path) -> Path | None:
-    """The T1 in whose space a segmentation lies, as fMRIPrep writes it beside; None where there is none.
+    """Return the T1 in whose space a segmentation lies, which fMRIPrep writes beside it, or None without such a T1.
 
-    For several runs or sessions that is another space than that of a raw T1.
+    For several runs or sessions, this space is not that of a raw T1.
     """
     stem = re.sub(rf"(_label-[^_]+)?(_desc-[^_]+)?_(probseg|dseg){ENDINGS}$", "", path.name)
     t1 = path.with_name(f"{stem}_desc-preproc_T1w.nii.gz")
@@ -152,10 +161,10 @@ def t1_of(path: Path) -> Path | None:
 
 
 def _read(path: Path, ndim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels and affine of an image, NIfTI or FreeSurfer's own format.
+    """Read voxels and affine of an image, in NIfTI or FreeSurfer's own format.
 
     Raises:
-        InputError: no readable image, or another number of dimensions.
+        InputError: the file is no readable image, or has another number of dimensions.
     """
     if path.suffix != ".mgz":
         return read_voxels(path, ndim)
@@ -173,7 +182,7 @@ def read_labels(path: Path) -> MetaTensor:
     """Read a segmentation as one channel per tissue, 0 or 1, shape ``(4, X, Y, Z)``.
 
     Raises:
-        InputError: a label that is neither the index of a tissue nor, by the file's name, of FreeSurfer or FAST.
+        InputError: a label is neither the index of a tissue nor, by the file's name, a label of FreeSurfer or FAST.
     """
     labels, affine = _read(path, ndim=3)
     if FREESURFER_FILE.fullmatch(path.name):
@@ -192,7 +201,7 @@ def from_freesurfer(labels: np.ndarray, path: Path) -> np.ndarray:
     """Turn labels of FreeSurfer into indices of ``TISSUES``.
 
     Raises:
-        InputError: a label that FreeSurfer does not have.
+        InputError: FreeSurfer does not have one of the labels.
     """
     tissue = np.where((labels >= 1000) & (labels < 3000), 1, 0).astype(np.uint8)
     known = (labels == 0) | (tissue > 0) | np.isin(labels, FREESURFER_REST)
@@ -206,14 +215,14 @@ def from_freesurfer(labels: np.ndarray, path: Path) -> np.ndarray:
 
 
 def read_fractions(paths: Sequence[Path]) -> MetaTensor:
-    """Read probabilities of tissues, shape ``(4, X, Y, Z)``; background is what is missing to 1.
+    """Read tissue fractions, shape ``(4, X, Y, Z)``; the fraction of background fills their sum up to 1.
 
     Args:
         paths: three images, of gray matter, white matter and cerebrospinal fluid; or one with a volume per tissue,
             in the order that ``LabelMap`` of its JSON gives (by default GM, WM, CSF).
 
     Raises:
-        InputError: not one volume per tissue, or no probabilities.
+        InputError: there is not one volume per tissue, or the values are no probabilities.
     """
     if len(paths) > 1:
         images = [_read(path, ndim=3) for path in paths]
@@ -239,7 +248,7 @@ def read_fractions(paths: Sequence[Path]) -> MetaTensor:
 
 
 def sidecar_of(paths: Sequence[Path]) -> list[Path]:
-    """The JSON that names the volumes of a segmentation in one file ``*_probseg``; none where it is not there."""
+    """Return the JSON that names the volumes of a segmentation in one file ``*_probseg``, or an empty list."""
     if len(paths) != 1 or "_probseg." not in paths[0].name:
         return []
     names = sidecar(paths[0])
@@ -252,15 +261,15 @@ def tissue_from_segmentation(paths: Sequence[Path], mask: MetaTensor, matrix: np
     Args:
         paths: as :func:`find_segmentation` gives them.
         mask: brain mask of the prepared scan, shape ``(1, X, Y, Z)``.
-        matrix: from world of the diffusion scan to world of the segmentation; None where they share one.
+        matrix: affine from world of the diffusion scan to world of the segmentation; None if they share one world.
 
     Returns:
-        fraction of each of ``TISSUES``, float32, shape ``(4, X, Y, Z)``.
+        tissue fraction of each of ``TISSUES``, float32, shape ``(4, X, Y, Z)``.
 
     Raises:
-        InputError: no segmentation of tissues, or one that covers less than half of the brain.
+        InputError: the files are no segmentation of tissues, or it covers less than half of the brain.
     """
-    # fractions are resampled: labels themselves have no values in between
+    # fractions are resampled, because labels have no values in between
     source = read_fractions(paths) if len(paths) > 1 or "_probseg." in paths[0].name else read_labels(paths[0])
     if matrix is not None:
         source = with_affine(source, matrix)
@@ -271,7 +280,7 @@ def tissue_from_segmentation(paths: Sequence[Path], mask: MetaTensor, matrix: np
         raise InputError(
             f"{paths[0]}: found tissue in {covered:.0%} of the brain, expected at least half; is it aligned?"
         )
-    # where the brain mask is wider than the segmentation, background stays the label
+    # voxels outside the brain mask are background, and so are voxels that the segmentation does not reach
     fractions[1:, ~inside] = 0
     fractions[0, ~inside] = 1
     outside = fractions.sum(axis=0) <= 0

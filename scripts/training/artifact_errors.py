@@ -1,4 +1,4 @@
-"""What a pretrained network makes of each artifact alone, on scans that it has not learned from."""
+"""Errors of a pretrained network for each artifact alone, on scans that it has not learned from."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from transforms.artifacts import Artifact
 console = Console()
 
 SEEDS_APART = 1000
-"""Between the draws of one seed and those of the next; the seed itself is that of validation in training."""
+"""Distance of the draws of one seed from those of the next. Draws count from 1, because validation in training uses the
+seed itself."""
 
 
 def alone(artifacts: Sequence[Artifact[Any]]) -> dict[str, list[Artifact[Any]]]:
-    """Each artifact by its name, applied to every image; then ``all`` as they are, and ``none``."""
+    """Return the cases by name: each artifact alone on every image, then ``all`` as they are, and ``none``."""
     cases: dict[str, list[Artifact[Any]]] = {}
     for artifact in artifacts:
         certain = copy.copy(artifact)
@@ -49,19 +50,19 @@ def artifact_errors(
     """Measure the error of the input and of the network's output, and write both for each scan.
 
     Args:
-        network: takes and gives ``(B, C, X, Y, Z)``.
+        network: network from and to ``(B, C, X, Y, Z)``.
         dataset: scans as pretraining loads them.
         artifacts: as :func:`transforms.artifacts.preset` gives them.
         directions: unit vectors of the channels in world RAS, ``(C, 3)``.
-        path: CSV file with a line per artifact and scan: mean absolute error in the brain before and after. Its folder
-            is made.
-        seed: of the artifacts; with one seed, each scan gets the same each time.
-        draws: how often each scan is corrupted anew; its errors are the means.
-        device: where to compute.
+        path: CSV file to write, with a line per artifact and scan: mean absolute error in the brain before and after
+            the network. The function makes the file's folder.
+        seed: seed of the artifacts; with one seed, each scan gets the same artifacts each time.
+        draws: number of times that each scan is corrupted anew; the scan's errors are the means.
+        device: device of the computation.
 
     Returns:
-        mean over scans before and after, by artifact, and for ``all`` of them as in training and for ``none``: what the
-        network changes in a clean image.
+        mean errors over scans before and after the network, by artifact. ``all`` has all artifacts as in training.
+        ``none`` has none, so its error is what the network changes in a clean image.
     """
     loss, rows, means = MaskedL1Loss(), [], {}
     network.eval()
@@ -69,7 +70,7 @@ def artifact_errors(
         errors = []
         for batch in DataLoader(dataset, batch_size=1):
             drawn = []
-            # without artifacts one draw is like the next
+            # without artifacts all draws are the same
             for draw in range(1, draws + 1 if chosen else 2):
                 corrupted, clean = SelfSupervisedBatch(chosen, directions, SEEDS_APART * seed + draw)(batch, device)
                 with torch.no_grad():

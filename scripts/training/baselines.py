@@ -1,8 +1,8 @@
-"""What a network is compared with: answers that need no training, given as networks of the same form.
+"""Baselines of the tasks: methods without training, in the form of networks.
 
-A floor is what any network should beat, a constant answer; the others are the classical methods on the same input. Each
-takes the attenuations ``(B, C, X, Y, Z)`` and returns what a network for the task returns, so that all are decoded and
-scored by one and the same code.
+The floor is a constant answer, which any network should beat. The other baselines are classical methods on the same
+input. Each baseline takes attenuations ``(B, C, X, Y, Z)`` and returns what a network for the task returns, so the same
+code decodes and scores all of them.
 """
 
 from __future__ import annotations
@@ -34,26 +34,29 @@ from transforms.targets import CHANNELS, decode_direction, encode_direction
 
 MIN_WHITE_FA = 0.25
 MAX_WHITE_MD = 1.1e-3
-"""White matter has a fractional anisotropy above, and a mean diffusivity in mm2/s below: the pair with the best overlap
-(Dice 0.94) with the white matter of a phantom at 2.4 mm."""
+"""Smallest fractional anisotropy and largest mean diffusivity in mm2/s of white matter. This pair of limits has the
+best overlap (Dice 0.94) with the white matter of a phantom at 2.4 mm."""
 
 MIN_CSF_MD = 1.6e-3
-"""Mean diffusivity in mm2/s above which a voxel is CSF: between gray matter with 0.8 and free water with 3.0."""
+"""Smallest mean diffusivity of CSF in mm2/s: it lies between gray matter with 0.8e-3 and free water with 3.0e-3."""
 
 MIN_DECONVOLUTION_FA = 0.1
-"""Fractional anisotropy below which no deconvolution is tried: no white matter has less, three crossings included."""
+"""Smallest fractional anisotropy for a deconvolution: no white matter has less, even where three fibres cross."""
+
+LABEL_METHOD = "deconvolution (label method)"
+"""Name of the baseline whose algorithm made the labels of a cohort: agreement with them is no measure of truth."""
 
 CERTAIN = 20.0
-"""Logit of a class that is certain; softmax makes a probability of 1 of it but for 2 in 10^9."""
+"""Logit of a class that is certain: softmax turns it into a probability of 1, but for 2 in 10^9 per other class."""
 
 console = Console()
 
 
 class Voxelwise(nn.Module):
-    """A method that gives each scan its answer, without weights.
+    """Network without weights that applies a method to each scan.
 
     Args:
-        method: from attenuations ``(C, X, Y, Z)`` to what a network returns of them, ``(K, X, Y, Z)``.
+        method: function from attenuations ``(C, X, Y, Z)`` to what a network returns for them, ``(K, X, Y, Z)``.
     """
 
     def __init__(self, method: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -61,17 +64,17 @@ class Voxelwise(nn.Module):
         self.method = method
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Answer for a batch ``(B, C, X, Y, Z)``."""
+        """Return the answers for a batch ``(B, C, X, Y, Z)``."""
         return torch.stack([self.method(image) for image in images])
 
 
 def class_logits(classes: torch.Tensor, count: int) -> torch.Tensor:
-    """Logits ``(count, X, Y, Z)`` of classes ``(X, Y, Z)`` that are certain."""
+    """Return logits ``(count, X, Y, Z)`` of classes ``(X, Y, Z)`` that are certain."""
     return CERTAIN * torch.movedim(nn.functional.one_hot(classes.long(), count), -1, 0).float()
 
 
 def tissue_by_tensor(image: torch.Tensor, gradients: np.ndarray) -> torch.Tensor:
-    """Tissue by thresholds of FA and MD: white matter, CSF, and gray matter for the rest."""
+    """Classify tissue by thresholds of FA and MD: white matter, CSF, and gray matter for the rest."""
     tensor = fit_tensor_lls(image, gradients)
     diffusivity = mean_diffusivity(tensor)
     white = (fractional_anisotropy(tensor) > MIN_WHITE_FA) & (diffusivity < MAX_WHITE_MD)
@@ -84,16 +87,17 @@ def tissue_by_tensor(image: torch.Tensor, gradients: np.ndarray) -> torch.Tensor
 
 
 def direction_by_tensor(image: torch.Tensor, gradients: np.ndarray, encoding: str) -> torch.Tensor:
-    """Main eigenvector of the diffusion tensor, encoded."""
+    """Return the main eigenvector of the diffusion tensor, encoded."""
     matrices = fit_tensor_lls(image, gradients).movedim((0, 1), (-2, -1)).double()
     main = torch.linalg.eigh(matrices)[1][..., -1].movedim(-1, 0)
     return encode_direction(main, encoding).to(image.dtype)
 
 
 def deconvolve(image: torch.Tensor, gradients: np.ndarray) -> Peaks:
-    """Deconvolve attenuations as the labels are made of the scan itself, wherever FA is enough.
+    """Deconvolve attenuations, wherever FA is above ``MIN_DECONVOLUTION_FA``.
 
-    The response is of voxels off the brain's rim, which movement makes anisotropic.
+    The method is that of the labels, which deconvolve the scan itself. The response comes from voxels away from the
+    brain's rim, because movement makes the rim anisotropic.
     """
     attenuation = image.cpu().numpy().astype(np.float32)
     inside = np.asarray(attenuation.any(axis=0))
@@ -106,19 +110,19 @@ def deconvolve(image: torch.Tensor, gradients: np.ndarray) -> Peaks:
 
 
 def nufo_by_deconvolution(image: torch.Tensor, gradients: np.ndarray) -> torch.Tensor:
-    """NuFO, as logits."""
+    """Return the NuFO of each voxel, as logits."""
     return class_logits(torch.from_numpy(deconvolve(image, gradients).nufo), MAX_NUFO + 1).to(image)
 
 
 def direction_by_deconvolution(image: torch.Tensor, gradients: np.ndarray, encoding: str) -> torch.Tensor:
-    """Largest peak, encoded; where there is none, the main eigenvector of the tensor."""
+    """Return the largest peak, encoded; where there is no peak, the main eigenvector of the tensor."""
     peak = torch.from_numpy(np.moveaxis(deconvolve(image, gradients).peak, -1, 0))
     code = encode_direction(peak, encoding).to(image)
     return torch.where(torch.isnan(code), direction_by_tensor(image, gradients, encoding), code)
 
 
 def majority_class(labels: Iterable[torch.Tensor], count: int) -> torch.Tensor:
-    """Logits ``(count,)`` of the most frequent class of labels ``(1, X, Y, Z)``; NaN does not count."""
+    """Return logits ``(count,)`` of the most frequent class of labels ``(1, X, Y, Z)``; NaN does not count."""
     counts = torch.zeros(count)
     for label in labels:
         classes = label[~torch.isnan(label)].long()
@@ -127,7 +131,7 @@ def majority_class(labels: Iterable[torch.Tensor], count: int) -> torch.Tensor:
 
 
 def mean_axis(labels: Iterable[torch.Tensor], encoding: str) -> torch.Tensor:
-    """Code ``(K,)`` of the axis that is nearest to all encoded axes ``(K, X, Y, Z)``; NaN does not count."""
+    """Return the code ``(K,)`` of the axis nearest to all encoded axes ``(K, X, Y, Z)``; NaN does not count."""
     total = torch.zeros(CHANNELS["dyad"], dtype=torch.float64)
     for label in labels:
         codes = label[:, ~torch.isnan(label).any(dim=0)].double()
@@ -137,7 +141,7 @@ def mean_axis(labels: Iterable[torch.Tensor], encoding: str) -> torch.Tensor:
 
 
 def constant(answer: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Method that gives every voxel one answer ``(K,)``."""
+    """Return a method that gives every voxel the same answer ``(K,)``."""
     return lambda image: answer.to(image)[:, None, None, None].expand(-1, *image.shape[1:])
 
 
@@ -148,15 +152,15 @@ def baselines(
 
     Args:
         task: ``segmentation``, ``crossings`` or ``direction``.
-        output_channels: of a network for the task, ``K``; tells the encoding of a direction.
-        gradients: gradient table of the input, shape ``(C, 4)``.
+        output_channels: channels ``K`` of the output of a network for the task; they tell the encoding of a direction.
+        gradients: gradient table of the input, ``(C, 4)``.
         labels: targets of the training scans, ``(1, X, Y, Z)`` or ``(K, X, Y, Z)``.
 
     Returns:
         networks by name.
     """
     if task == "segmentation":
-        # outside of the brain the label is background, which every method knows: what counts is the tissue inside
+        # outside the brain the label is background, which every method knows, so only tissue inside counts
         inside = (torch.where(label > 0, label, torch.nan) for label in labels)
         return {
             "majority class": Voxelwise(constant(majority_class(inside, len(TISSUES)))),
@@ -165,13 +169,13 @@ def baselines(
     if task == "crossings":
         return {
             "majority class": Voxelwise(constant(majority_class(labels, MAX_NUFO + 1))),
-            "deconvolution": Voxelwise(lambda image: nufo_by_deconvolution(image, gradients)),
+            LABEL_METHOD: Voxelwise(lambda image: nufo_by_deconvolution(image, gradients)),
         }
     encoding = next(name for name, channels in CHANNELS.items() if channels == output_channels)
     return {
         "mean axis": Voxelwise(constant(mean_axis(labels, encoding))),
         "tensor": Voxelwise(lambda image: direction_by_tensor(image, gradients, encoding)),
-        "deconvolution": Voxelwise(lambda image: direction_by_deconvolution(image, gradients, encoding)),
+        LABEL_METHOD: Voxelwise(lambda image: direction_by_deconvolution(image, gradients, encoding)),
     }
 
 
@@ -187,22 +191,22 @@ def compare(
     training_data: Sequence[Mapping[str, Any]],
     folder: str,
 ) -> None:
-    """Score the baselines of a task on the scans that a network was evaluated on, and write all side by side.
+    """Score the baselines of a task on the scans that a network was evaluated on, and write all scores side by side.
 
     Writes ``<folder>/baselines.csv`` (columns ``method``, ``scan``, ``metric``, ``class``, ``value``; the network is
     one of the methods) and prints the means.
 
     Args:
-        evaluator: of the network, after its run, which wrote ``<folder>/scans.csv``.
-        data_loader: of the scans.
-        postprocessing: decodes what a network returns.
-        metrics: those of the evaluator, the leading one first.
-        classes: names of the classes of a metric.
+        evaluator: evaluator of the network after its run, which wrote ``<folder>/scans.csv``.
+        data_loader: loader of the scans.
+        postprocessing: transform that decodes what a network returns.
+        metrics: metrics of the evaluator, the leading one first.
+        classes: names of the classes of each metric.
         task: see :func:`baselines`.
         output_channels: see :func:`baselines`.
         dataset_dir: folder of the prepared cohort.
         training_data: data set of the training scans, with ``label``.
-        folder: of the evaluation.
+        folder: folder of the evaluation.
     """
     prepared = describe_input(dataset_dir)
     scheme = np.array(prepared["scheme"])
@@ -226,7 +230,7 @@ def compare(
             try:
                 other.run()
             except InputError as error:
-                # one method that cannot answer leaves the comparison with the others
+                # a method that cannot answer is left out, and the comparison goes on with the others
                 console.print(f"{name}: left out: {error}", highlight=False, soft_wrap=True)
                 continue
             means[name] = dict(other.state.metrics)
@@ -239,6 +243,6 @@ def compare(
 
 
 def _read(method: str, path: Path) -> list[tuple[str, ...]]:
-    """Rows of a table that ``ScanTable`` wrote, with the method before them."""
+    """Read the rows of a table that ``ScanTable`` wrote, and put the method before each."""
     with path.open(newline="") as file:
         return [(method, *row) for row in list(csv.reader(file))[1:]]

@@ -1,4 +1,4 @@
-"""From a batch of the loader to what the network gets and what it should return."""
+"""Batches of a training: from what the loader returns to the input and the target of the network."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from transforms.artifacts import Artifact, ArtifactParams, ScanInfo, apply_artif
 
 
 class SelfSupervisedBatch:
-    """Prepare a batch for restoration on the training device: the corrupted attenuation in, the clean one out.
+    """Prepare a batch for restoration on the training device: corrupted attenuation as input, clean one as target.
 
-    The input is made to look as it does in inference: attenuations are clipped to ``[0, 1]`` and are 0 outside the
-    brain mask. Outside that mask the target is NaN, which losses and metrics leave out.
+    The input looks as it does in inference: attenuations are clipped to ``[0, 1]`` and are 0 outside the brain mask.
+    Outside the mask the target is NaN, which losses and metrics leave out.
 
     Args:
-        artifacts: in the order in which they are applied; none for an autoencoder, or where the loader applies them.
+        artifacts: artifacts in the order in which they are applied; none for an autoencoder, or if the loader applies
+            them.
         directions: unit vectors of the channels in world RAS, ``(C, 3)``; an acquisition needs them.
-        seed: gives a scan the same artifacts every time, as a validation needs. None draws anew each time, from seeds
-            that torch's global generator gives.
+        seed: seed that gives a scan the same artifacts every time, as a validation needs. None draws anew each time,
+            from seeds of torch's global generator.
 
     Attributes:
         params: artifacts of each image of the last batch.
@@ -47,13 +48,13 @@ class SelfSupervisedBatch:
         non_blocking: bool = False,
         **_: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Prepare.
+        """Prepare a batch.
 
         Args:
             batch: ``image`` (clean, unless there is a ``label``), ``(B, C, X, Y, Z)``, of any floating-point type;
                 ``mask``, ``(B, 1, X, Y, Z)``; where there are artifacts also ``scan``, the names of the scans, and
                 ``b0``, like the mask.
-            device: where to go.
+            device: device of the input and the target.
             non_blocking: whether the copy to a GPU may overlap with what follows.
 
         Returns:
@@ -85,17 +86,17 @@ class SelfSupervisedBatch:
 
 
 def _affines(batch: torch.Tensor) -> list[np.ndarray | None]:
-    """Affine of each image of a batch, None for plain tensors."""
+    """Return the affine of each image of a batch, None for plain tensors."""
     if not isinstance(batch, MetaTensor):
         return [None] * len(batch)
     return list(np.broadcast_to(batch.affine.cpu().numpy(), (len(batch), 4, 4)))
 
 
 class PaddedCollate:
-    """Stack scans of different sizes; they are padded symmetrically to the largest side of each axis.
+    """Stack scans of different sizes, padded symmetrically to the largest size along each axis.
 
     Args:
-        label_value: what ``label`` is padded with, NaN where the new voxels are not to count; all else with 0.
+        label_value: value that pads ``label``, NaN if the new voxels do not count; all else is padded with 0.
     """
 
     def __init__(self, label_value: float) -> None:

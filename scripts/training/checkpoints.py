@@ -1,4 +1,4 @@
-"""Checkpoints of a training: the model of the best validation, and the latest epoch to go on from."""
+"""Checkpoints of a training: the model of the best validation, and the latest epoch to resume from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scripts.io.files import whole_file
 from transforms.errors import InputError
 
 MAX_KEPT = 2
-"""Checkpoints kept of a training: should the machine fail while one is written, there is the one before."""
+"""Number of checkpoints that a training keeps: if the machine fails while it writes one, the previous one is there."""
 
 logger = logging.getLogger(__name__)
 
@@ -26,14 +26,16 @@ logger = logging.getLogger(__name__)
 class BestModel:
     """Handler of an evaluator: keep the weights of the best validation in a file.
 
-    Its own state goes into the checkpoints of a training, so that a resumed one knows what it has to beat.
+    The checkpoints of a training hold the state of this handler, so that a resumed training knows the best value so
+    far.
 
     Args:
-        network: whose weights are kept.
-        path: of the file, with ``network`` and ``origin`` (epoch, value of the metric, and what ``origin`` returns).
+        network: network whose weights are kept.
+        path: path of the file, with ``network`` and ``origin`` (epoch, value of the metric, and what ``origin``
+            returns).
         metric: name of a metric in the evaluator's state.
-        lower_is_better: for losses.
-        origin: called when saving; plain values that say where the weights come from.
+        lower_is_better: whether lower values are better, as those of losses.
+        origin: function called when saving; it returns plain values that say where the weights come from.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class BestModel:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Save the weights where the metric is better than ever."""
+        """Save the weights if the metric is better than ever before."""
         value = float(engine.state.metrics[self.metric])
         if math.isnan(value) or (self.best is not None and self.sign * value <= self.sign * self.best):
             return
@@ -67,16 +69,16 @@ class BestModel:
         logger.info("best %s so far: %.5f, saved to %s", self.metric, value, self.path)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed training has to know."""
+        """Return what a resumed training has to know."""
         return {"best": self.best}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over from an earlier training."""
+        """Take over the best value of an earlier training."""
         self.best = state["best"]
 
 
 def _checkpoints(folder: str | Path) -> list[Path]:
-    """Checkpoints of completed epochs, the latest last."""
+    """Find the checkpoints of completed epochs, the latest last."""
     epochs = {
         int(match[1]): path
         for path in Path(folder).glob("checkpoint_epoch=*.pt")
@@ -98,15 +100,16 @@ def latest_checkpoint(folder: str | Path) -> str:
 
 
 class TrainingCheckpoint:
-    """Handler of a trainer: keep what is needed to go on after each epoch, and go on where asked to.
+    """Handler of a trainer: save a checkpoint after each epoch, and resume from the latest one on request.
 
-    The trainer itself is one of the things kept; a config cannot name it in the trainer's own handlers. A training that
-    goes on has the learning rate of its config, not that of the checkpoint, so that it can be lowered.
+    The handler adds the trainer itself to the checkpoint, because a config cannot name the trainer in the trainer's own
+    handlers. A resumed training has the learning rate of its config, not that of the checkpoint, so a user can lower
+    it.
 
     Args:
-        folder: where ``checkpoint_epoch=<n>.pt`` goes, the last two of them.
-        objects: with ``state_dict`` and ``load_state_dict``, by name.
-        resume: load the latest checkpoint of the folder before the first epoch.
+        folder: folder of the checkpoints ``checkpoint_epoch=<n>.pt``; the last two stay there.
+        objects: objects to save, with ``state_dict`` and ``load_state_dict``, by name.
+        resume: whether to load the latest checkpoint of the folder before the first epoch.
         map_location: device to load to.
     """
 

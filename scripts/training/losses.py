@@ -1,6 +1,6 @@
-"""Losses over the voxels that a target speaks of: NaN in a target means that the voxel does not count.
+"""Losses over the voxels that count: NaN in a target means that a voxel does not count.
 
-All of them are 0, with a gradient of 0, where the target is NaN throughout.
+If the target is NaN everywhere, each loss is 0 with a gradient of 0.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from transforms.targets import DYAD_ORDER
 
 
 def _mean(values: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """Mean of the values that count."""
+    """Return the mean of the values that count."""
     return torch.where(counts, values, 0.0).sum() / counts.sum().clamp(min=1)
 
 
@@ -36,8 +36,8 @@ class MaskedCrossEntropyLoss(nn.Module):
     """Mean cross-entropy over the voxels whose class is not NaN.
 
     Args:
-        balance: weight each class by ``n ** -balance``, with n its number of voxels in the batch. At 0 all voxels count
-            alike, at 1 all classes that are there.
+        balance: exponent of the weight ``n ** -balance`` of a class with n voxels in the batch. At 0 all voxels count
+            alike; at 1 all classes in the batch do.
     """
 
     def __init__(self, balance: float = 0.0) -> None:
@@ -57,7 +57,7 @@ class MaskedCrossEntropyLoss(nn.Module):
 class OneHotL1Loss(nn.Module):
     """Mean absolute error of the class probabilities, over the voxels whose class is not NaN.
 
-    The loss of Weninger et al., BVM 2022, for both classifications.
+    It is the loss of Weninger et al., BVM 2022, for both classifications: tissue and crossings.
     """
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""Metrics of the tasks, each per scan: NaN in a target means that the voxel does not count.
+"""Metrics of the tasks, one value per scan or class: NaN in a target means that the voxel does not count.
 
-They fit MONAI's ``IgniteMetricHandler``, which keeps the values of each scan for ``MetricsSaver``; what a validation
-leads with is their mean over scans. A scan without any voxel that counts has the value NaN and is left out of it.
+The metrics fit MONAI's ``IgniteMetricHandler``, which keeps the values of each scan for ``MetricsSaver``. A validation
+reports their mean over scans. A scan without any voxel that counts has the value NaN, and the mean leaves it out.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _ScanMetric(CumulativeIterationMetric):
         raise NotImplementedError
 
     def aggregate(self) -> torch.Tensor:
-        """Mean over scans of each scan's mean over classes; NaN values are left out of both."""
+        """Return the mean over scans of each scan's mean over classes; both leave NaN values out."""
         return torch.nanmean(torch.nanmean(torch.as_tensor(self.get_buffer()), dim=1))
 
 
@@ -49,7 +49,7 @@ def _classes(prediction: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tens
 
 
 class Accuracy(_ScanMetric):
-    """Share of the voxels whose most probable class is the right one.
+    """Fraction of the voxels whose most probable class is the right one.
 
     Predictions are probabilities or logits ``(C, X, Y, Z)``, targets classes ``(1, X, Y, Z)``.
     """
@@ -61,7 +61,7 @@ class Accuracy(_ScanMetric):
 
 
 class Recall(_ScanMetric):
-    """Share of the voxels of each class that are found; NaN for a class that the scan does not have.
+    """Fraction of the voxels of each class that are found; NaN for a class that the scan does not have.
 
     The mean over classes is the balanced accuracy: chance and any constant answer reach 1 / number of classes.
     Predictions are probabilities or logits ``(C, X, Y, Z)``, targets classes ``(1, X, Y, Z)``.
@@ -77,11 +77,13 @@ class Recall(_ScanMetric):
 
 
 def angular_error(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Angle between axes in degrees, 0 to 90: ``arccos |u.v|``, computed so that it is exact for small angles too.
+    """Return the angle between axes in degrees, 0 to 90.
+
+    It is ``arccos |u.v|``, in a form that is exact for small angles too.
 
     Args:
-        one: vectors of any length, ``(3, ...)``; a zero vector, which is no axis, has 90 degrees to everything.
-        other: the same shape.
+        one: vectors of any length, ``(3, ...)``; a zero vector is no axis, and has 90 degrees to everything.
+        other: vectors of the same shape.
     """
     one, other = one.double(), other.double()
     across = torch.linalg.vector_norm(torch.linalg.cross(one, other, dim=0), dim=0)
@@ -91,13 +93,13 @@ def angular_error(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 
 class AngularError(_ScanMetric):
-    """Angle in degrees between predicted and true axes, unit vectors ``(3, X, Y, Z)``: 57.3 for random ones.
+    """Angle in degrees between predicted and true axes, unit vectors ``(3, X, Y, Z)``; random axes have a mean of 57.3.
 
     Args:
-        statistic: over the voxels of a scan, ``mean`` or ``median``.
+        statistic: statistic over the voxels of a scan, ``mean`` or ``median``.
 
     Raises:
-        InputError: another statistic.
+        InputError: there is no such statistic.
     """
 
     def __init__(self, statistic: str = "mean") -> None:
@@ -118,8 +120,8 @@ class AngularError(_ScanMetric):
 class AngleError(_ScanMetric):
     """Mean squared error of the two normalised angles, the metric of Weninger et al., BVM 2022, for ``direction``.
 
-    Predictions and targets are encoded axes, as the network returns them. Angles are compared as they are, dyads after
-    they were turned into angles.
+    Predictions and targets are encoded axes, as the network returns them. The metric compares angles as they are, and
+    turns dyads into angles first.
 
     Args:
         encoding: ``dyad`` or ``angles``.

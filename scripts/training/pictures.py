@@ -18,16 +18,17 @@ from scripts.training.tracking import Tracker
 from transforms.label_classes import MAX_NUFO
 
 TISSUE_COLOURS = ListedColormap(["black", "tab:gray", "white", "tab:blue"])
-"""Of background, gray matter, white matter and cerebrospinal fluid."""
+"""Colours of background, gray matter, white matter and cerebrospinal fluid."""
 
 NUFO_COLOURS = ListedColormap(["black", "dimgray", "tab:blue", "tab:orange", "gold"])
-"""Of what is no white matter, and of a NuFO of 0 to 3 in it."""
+"""Colours of voxels outside white matter, and of a NuFO of 0 to 3 in it."""
 
 
 def slices(volume: np.ndarray) -> list[np.ndarray]:
-    """Axial, coronal and sagittal slice through the middle of a RAS volume ``(X, Y, Z, ...)``, to be shown origin down.
+    """Return three slices through the middle of a RAS volume ``(X, Y, Z, ...)``, to be shown with the origin below.
 
-    The subject's left is on the left of the first two, and anterior is on the right of the third.
+    They are axial, coronal and sagittal. The subject's left is on the left of the first two, and anterior is on the
+    right of the third.
     """
     x, y, z = (n // 2 for n in volume.shape[:3])
     return [np.swapaxes(plane, 0, 1) for plane in (volume[:, :, z], volume[:, y, :], volume[x, :, :])]
@@ -43,7 +44,7 @@ def draw(
     Args:
         rows: RAS volumes ``(X, Y, Z)``, or ``(X, Y, Z, 3)`` in red, green and blue, by title.
         styles: arguments of ``imshow`` for each row.
-        bars: rows that get a bar of their colours, and its ticks.
+        bars: ticks of the colour bar of each row that gets one.
     """
     bars = bars or {}
     figure = Figure(figsize=(9, 3 * len(rows)), layout="constrained")
@@ -132,10 +133,10 @@ class ValidationPicture:
     """Handler of an evaluator: one picture of the first scan of each validation.
 
     Args:
-        picture: draws the output of the evaluator for one scan: ``image``, ``label`` and ``pred``, each
+        picture: function that draws the output of the evaluator for one scan: ``image``, ``label`` and ``pred``, each
             ``(C, X, Y, Z)``.
-        folder: where ``epoch_<n>.png`` goes.
-        tracker: keeps it with its run as well.
+        folder: folder of the pictures ``epoch_<n>.png``.
+        tracker: tracker that keeps the picture with its run as well.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Randomness as a function of the epoch, so that a resumed training draws what an unbroken one would."""
+"""Seeds of each epoch: a resumed training draws the same random numbers as one without a break."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class EpochSeed:
     """Handler of a trainer: seed the order of the data and the random transforms at the start of each epoch.
 
     Args:
-        dataset: its random transforms are seeded.
-        seed: of the whole training.
+        dataset: data set whose random transforms are seeded.
+        seed: seed of the whole training.
     """
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
@@ -26,7 +26,7 @@ class EpochSeed:
 
     def __call__(self, engine: Engine) -> None:
         """Seed for the epoch that starts."""
-        # SeedSequence-like spread: neighbouring seeds and epochs must not share their numbers
+        # the large factor keeps neighbouring seeds and epochs from sharing their numbers
         seed = (self.seed * 1_000_003 + engine.state.epoch) % 2**31
         # the loader draws its order, and the seeds of its workers, from torch's global generator
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""MLflow: one run per training or evaluation, with what it needs to be understood and repeated."""
+"""MLflow tracking: one run per training or evaluation, with what a person needs to understand and repeat it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from monai.handlers import MLFlowHandler
 from scripts.io.files import read_json, write_json, write_table
 
 MAX_PARAMETER_LENGTH = 500
-"""MLflow refuses longer values."""
+"""Largest length of a parameter's value in characters: MLflow refuses longer ones."""
 
 
 def _artifact_location(tracking_uri: str) -> str | None:
-    """Keep pictures beside a local database; a server knows its own place."""
+    """Return the folder of pictures beside a local database, or None for a server, which has its own."""
     scheme, _, path = tracking_uri.partition(":///")
     return (Path(path).parent / "mlartifacts").absolute().as_uri() if scheme == "sqlite" else None
 
@@ -31,18 +31,19 @@ def _artifact_location(tracking_uri: str) -> str | None:
 class Tracker(MLFlowHandler):
     """MLflow tracking of a training with its validations, or of an evaluation alone.
 
-    Attach one and the same tracker to the trainer and to the evaluator that validates it. A run that ends by an error
-    is marked as failed, one that was interrupted as killed.
+    Attach the same tracker to the trainer and to the evaluator that validates it. A run that ends with an error is
+    marked as failed, and an interrupted run as killed.
 
     Args:
-        tracking_uri: e.g. ``sqlite:///mlflow.db``; MLflow refuses its former file store.
-        experiment_name: groups runs.
-        output_dir: folder in which the id of the run is kept, to go on with it.
-        run_name: by default the experiment's name with the time and four random digits: runs at the same time differ.
-        parameters: logged with the run.
+        tracking_uri: address such as ``sqlite:///mlflow.db``; MLflow refuses its former file store.
+        experiment_name: name that groups runs.
+        output_dir: folder that keeps the id of the run, so that a resumed training can continue the run.
+        run_name: name of the run; by default the experiment's name with the time and four random digits, which tell
+            apart runs at the same time.
+        parameters: parameters logged with the run.
         preparation: how the scans were prepared, kept with the weights; see ``scripts.cohort.datalist``.
         config: the whole config, overlays and overrides included; kept with the run as ``config.json``.
-        resume: go on with the run whose id stands in ``output_dir``.
+        resume: whether to continue the run whose id is in ``output_dir``.
     """
 
     RUN_FILE = "mlflow_run.json"
@@ -91,7 +92,7 @@ class Tracker(MLFlowHandler):
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
 
     def start(self, engine: Engine) -> None:
-        """Create the run, or go on with an earlier one, and log its parameters."""
+        """Create the run, or continue an earlier one, and log its parameters."""
         if self.resume and self.run_file.is_file():
             self.cur_run = run = self.client.get_run(read_json(self.run_file)["run_id"])
             self.client.update_run(self.run_id, status=RunStatus.to_string(RunStatus.RUNNING))
@@ -120,7 +121,7 @@ class Tracker(MLFlowHandler):
             self.client.log_table(self.run_id, {key: list(column) for key, column in table.items()}, name)
 
     def origin(self) -> dict[str, Any]:
-        """Say where weights that are saved now come from."""
+        """Describe the origin of weights that are saved now."""
         return {
             "mlflow_run": self.run_id if self.cur_run else "",
             "parameters": dict(self.parameters),
@@ -151,9 +152,9 @@ class ScanTable:
     metrics whose details it writes, and run it before the tracker closes its run.
 
     Args:
-        path: CSV file.
-        classes: names of the classes of a metric, in the order of its values.
-        tracker: keeps the table with its run as well.
+        path: path of the CSV file.
+        classes: names of the classes of each metric, in the order of its values.
+        tracker: tracker that keeps the table with its run as well.
     """
 
     COLUMNS = ("scan", "metric", "class", "value")
@@ -200,6 +201,6 @@ class ScanTable:
 def shared(handler: Any) -> Any:
     """Return a handler that several engines share, as an entry of a config's list of handlers.
 
-    MONAI's check of a workflow expects every entry of such a list to be a dictionary; a plain reference is none.
+    MONAI's check of a workflow expects every entry of such a list to be a dictionary, and a plain reference is not.
     """
     return handler

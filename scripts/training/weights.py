@@ -16,7 +16,7 @@ from torch import nn
 from transforms.errors import InputError
 
 SCHEME_TOLERANCE = 1e-4
-"""Largest difference of a component of two unit vectors that are the same but for their text."""
+"""Largest difference in a component of two unit vectors that count as the same: text files round them."""
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +25,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint of tensors and plain Python values.
 
     Args:
-        path: file with the network's tensors, themselves or under ``network``.
+        path: file that holds the network's tensors by name, directly or under ``network``.
 
     Returns:
         a dictionary with ``network``, the tensors by name, and whatever else the file holds.
 
     Raises:
-        InputError: the file is missing, is no checkpoint, holds other objects, or no tensors.
+        InputError: the file is missing, is no checkpoint, or holds other objects or no tensors.
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file, expected a checkpoint.")
@@ -53,16 +53,16 @@ def transfer_weights(
     """Copy all tensors, or all but those of one layer, into a network.
 
     Args:
-        network: receives the tensors.
+        network: network that receives the tensors.
         source: tensors by name.
-        name: of the source, for messages.
+        name: name of the source, for messages.
         exclude: name of the layer that keeps its own tensors, or None.
 
     Returns:
         the number of tensors copied.
 
     Raises:
-        InputError: a tensor is missing, unexpected or of another shape; nothing is copied then.
+        InputError: a tensor is missing, unexpected or of another shape. In this case nothing is copied.
     """
 
     def taken(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -89,10 +89,10 @@ def transfer_weights(
 
 
 def initialise(network: nn.Module, pretrained: str | None = None, exclude: str = "output_block") -> nn.Module:
-    """Give a network its first weights: all of a pretrained one's but the output layer's, or its own random ones.
+    """Give a network its first weights: those of a pretrained network but the output layer's, or its own random ones.
 
     Args:
-        network: receives the weights.
+        network: network that receives the weights.
         pretrained: checkpoint of a network that differs in the output layer alone, or None.
         exclude: name of the output layer.
 
@@ -114,15 +114,15 @@ def initialise(network: nn.Module, pretrained: str | None = None, exclude: str =
 
 
 def start_at_zero(network: nn.Module, layer: str = "output_block") -> nn.Module:
-    """Set the output layer to zero, so that a training for restoration begins with no output rather than a random one.
+    """Set the output layer to zero, so that a training for restoration starts from zero instead of random output.
 
-    64 nearly equal volumes are far from random mixtures of the output layer's inputs, and a training has to take these
-    mixtures away first (``docs/artifacts.md`` has the effect). Residual networks are started likewise, with zeros in
-    the last normalisation of each block (Goyal et al., arXiv:1706.02677, section 5.1).
+    A random output layer returns random mixtures of its inputs, which are far from 64 nearly equal volumes. A training
+    has to remove these mixtures first (``docs/artifacts.md`` has the effect). Residual networks start in a similar way,
+    with zeros in the last normalisation of each block (Goyal et al., arXiv:1706.02677, section 5.1).
 
     Args:
-        network: whose layer is changed.
-        layer: its name; all its parameters become 0.
+        network: network whose layer is changed.
+        layer: name of the layer; all its parameters become 0.
 
     Returns:
         the network.
@@ -139,9 +139,9 @@ def describe_origin(pretrained: str | None) -> dict[str, str]:
         pretrained: checkpoint, or None.
 
     Returns:
-        ``initialisation``: ``random``, or what the checkpoint was pretrained to do (``artifact_removal`` or
-        ``autoencoder``; of a fine-tuned one, what it started from); and ``run``: the MLflow run that the checkpoint
-        comes from, where it says so.
+        ``initialisation`` and ``run``. The first is ``random``, or what the checkpoint was pretrained to do
+        (``artifact_removal`` or ``autoencoder``); for a fine-tuned checkpoint it is what that one started from. The
+        second is the MLflow run that the checkpoint comes from, if the checkpoint says so.
     """
     if pretrained is None:
         return {"initialisation": "random", "run": ""}
@@ -157,23 +157,23 @@ def load_network(
     """Load all weights of a trained network.
 
     Args:
-        network: receives the weights.
-        checkpoint: made by a training.
-        preparation: how the scans are prepared that it will be applied to: ``bvalue``, ``voxel_size`` and ``scheme``,
+        network: network that receives the weights.
+        checkpoint: checkpoint made by a training.
+        preparation: preparation of the scans that the network is used on: ``bvalue``, ``voxel_size`` and ``scheme``,
             unit vectors ``(C, 3)``.
-        task: what it will be applied for: ``restoration``, ``segmentation``, ``crossings`` or ``direction``.
+        task: task that the network is used for: ``restoration``, ``segmentation``, ``crossings`` or ``direction``.
 
     Returns:
         the network.
 
     Raises:
-        InputError: the checkpoint does not hold exactly the network's tensors, or says that it was trained for another
-            task or on scans that were prepared in another way.
+        InputError: the checkpoint does not hold exactly the network's tensors, or its training had another task or
+            scans that were prepared in another way.
     """
     content = read_checkpoint(checkpoint)
     origin = content.get("origin", {})
     trained_for = origin.get("parameters", {}).get("task", task)
-    # networks for tissue and for crossings have the same tensors
+    # networks for segmentation and crossings have tensors of the same shapes: only the task tells them apart
     if task is not None and trained_for != task:
         raise InputError(f"{checkpoint}: found a network for {trained_for}, expected one for {task}.")
     trained_on = origin.get("preparation")

@@ -1,5 +1,7 @@
 """A user's mistake leaves the program as one sentence, at the edge; any other error as itself."""
 
+import errno
+import os
 import subprocess
 import sys
 
@@ -7,7 +9,7 @@ import pytest
 import typer
 
 from scripts.__main__ import Commands
-from scripts.errors import input_error, reason
+from scripts.errors import input_error, reason, sentence
 from transforms.errors import InputError
 
 
@@ -61,6 +63,38 @@ def test_a_plain_value_error_is_not_taken_for_bad_input():
 
     with pytest.raises(ValueError, match="a bug"):
         command_that(broken)()
+
+
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [
+        (errno.EACCES, "Permission denied"),
+        (errno.EROFS, "Read-only file system"),
+        (errno.ENOSPC, "No space left on device"),
+        (errno.EISDIR, "Is a directory"),
+        (errno.ENOTDIR, "Not a directory"),
+    ],
+)
+def test_a_place_that_cannot_be_used_is_one_sentence(number, why):
+    def full():
+        raise OSError(number, os.strerror(number), "out/[1]/sub-01_dwi.nii.gz")
+
+    expected = f"out/[1]/sub-01_dwi.nii.gz: found that it cannot be used ({why}), expected a place that can."
+    with pytest.raises(SystemExit) as left:
+        command_that(full)()
+    assert left.value.code == f"error: {expected}"
+    with pytest.raises(OSError, match="out") as raised:
+        full()
+    assert reason(raised.value) == sentence(raised.value) == expected
+
+
+def test_an_error_of_the_system_without_a_place_keeps_its_traceback():
+    def broken():
+        raise OSError(errno.EIO, "Input/output error", "file")
+
+    with pytest.raises(OSError, match="Input/output"):
+        command_that(broken)()
+    assert sentence(OSError("no number")) is None
 
 
 PROGRAM = """

@@ -82,9 +82,18 @@ def test_monais_own_tracking_option_goes_into_the_same_run(configs, cohort, metr
     ("wrong", "configs", "sentence"),
     [
         ({"dataset_dir": "nowhere"}, ["pretrain"], "error: nowhere: found no datalist.json"),
-        ({"pretrained": "README.md", "dataset_dir": "clinical"}, ["finetune"], "error: README.md: found no checkpoint"),
+        (
+            {"pretrained": "README.md", "dataset_dir": "clinical"},
+            ["finetune", "segmentation"],
+            "error: README.md: found no checkpoint",
+        ),
         ({}, ["pretrain", "resume"], "found no checkpoint_epoch=<n>.pt, expected the output of a training"),
-        ({}, ["finetune"], "found no scan in training with image and mask and tissue"),
+        ({}, ["finetune", "segmentation"], "found no scan in training with image and mask and tissue"),
+        (
+            {},
+            ["finetune"],
+            "error: --config_file: found finetune.json without a task",
+        ),
     ],
 )
 def test_a_wrong_input_gets_one_sentence(wrong, configs, sentence, demo, bundle, options, tmp_path):

@@ -1,4 +1,4 @@
-"""Simulated dMRI artifacts: one file each, drawing parameters and applying them as two steps."""
+"""Simulated dMRI artifacts, one per file: each draws its parameters first, and then applies them."""
 
 from transforms.artifacts.acquisition import Acquisition, AcquisitionParams
 from transforms.artifacts.base import Artifact, ArtifactParams, ScanInfo

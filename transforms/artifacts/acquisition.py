@@ -1,10 +1,16 @@
-"""A whole dMRI acquisition with its faults, on the signal before it is divided by b0.
+"""A simulated dMRI acquisition with all its artifacts, on the signal before it is divided by b0.
 
-Each volume is measured with the head where it then is, so that both the anatomy and, seen from the head, the
-gradient's direction turn; eddy currents follow each gradient; slices lose signal; odd and even lines of k-space
-differ in phase (N/2 ghost); and the magnitude of a complex signal with noise in both parts is Rician. Faults that
-depend on the gradient: Andersson and Sotiropoulos, NeuroImage 125:1063-1078, 2016; simulated together: Graham,
-Drobnjak and Zhang, NeuroImage 125:1079-1094, 2016.
+The artifacts follow each other in this order:
+
+- The head has its own position in each volume. The anatomy turns, and so does the gradient's direction seen from the
+  head.
+- Eddy currents displace each volume, depending on its gradient.
+- Some slices lose signal.
+- Odd and even lines of k-space differ in phase, which gives an N/2 ghost.
+- Both parts of the complex signal get noise, so that its magnitude is Rician.
+
+Andersson and Sotiropoulos, NeuroImage 125:1063-1078, 2016, describe the artifacts that depend on the gradient. Graham,
+Drobnjak and Zhang, NeuroImage 125:1079-1094, 2016, simulate the artifacts together.
 """
 
 from __future__ import annotations
@@ -29,36 +35,36 @@ from transforms.artifacts.base import (
 )
 from transforms.artifacts.eddy import MIN_STRETCH, EddyParams
 from transforms.artifacts.motion import read_positions, rotation_matrix
-from transforms.artifacts.noise import SEEDS, gaussian
+from transforms.artifacts.noise import MAX_SEED, gaussian
 from transforms.artifacts.rows import along_axis, as_rows, by_slabs, cut, from_rows, k_space_filter, on_device
 from transforms.attenuation import Attenuation
 from transforms.diffusion.sh import MIN_SH_ORDER, fit_matrix, sh_basis, sh_order
 from transforms.errors import InputError
 
 VOLUMES_AT_ONCE = 8
-"""Volumes that are resampled together: their coordinates take three times their memory."""
+"""Number of volumes that are resampled together. Their coordinates take three times the memory of the volumes."""
 
 MAX_CONDITION = 10.0
-"""Condition number of an SH basis up to which a fit without smoothing is taken; the default scheme has 1.1."""
+"""Largest condition number of an SH basis that is fitted without smoothing. The default scheme has 1.1."""
 
 
 @dataclass(frozen=True)
 class AcquisitionParams(ArtifactParams):
-    """Drawn faults of one acquisition: a b0 with the head in its place, then one volume per direction.
+    """Drawn artifacts of one acquisition: a b0 with the head at rest, then one volume per direction.
 
     Attributes:
         axis: voxel axis of the phase encoding (PE), 0, 1 or 2; slices are along :func:`slice_axis`.
         degrees: rotations of the head in each volume around the axes of world RAS, ``(C, 3)``.
-        translation: its translations in mm along the axes of world RAS, ``(C, 3)``.
-        eddy_linear: ``(4, 3)``: stretch less 1, shift in voxels, shear_x and shear_z in mm per mm (:class:`EddyParams`)
-            per unit of the gradient's x, y and z in world RAS.
-        eddy_quadratic: ``(4, 6)``: the same per unit of xx, yy, zz, xy, xz and yz.
+        translation: translations of the head in each volume in mm along the axes of world RAS, ``(C, 3)``.
+        eddy_linear: coefficients per unit of the gradient's x, y and z in world RAS, ``(4, 3)``. Their rows are stretch
+            minus 1, shift in voxels, and shear_x and shear_z in mm per mm (:class:`EddyParams`).
+        eddy_quadratic: the same coefficients per unit of xx, yy, zz, xy, xz and yz, ``(4, 6)``.
         dropout: ``[direction, slice, factor]`` of each slice that lost signal.
-        ghost_phase: phase by which odd lines of k-space differ from even ones, degrees; the ghost has the tangent of
-            half of it as its height.
-        snr: mean b0 in the brain mask by the standard deviation of the noise in each part of the complex signal; 0 for
-            no noise.
-        seed: of the noise.
+        ghost_phase: phase between odd and even lines of k-space, degrees. The height of the ghost, relative to the
+            image, is the tangent of half this phase.
+        snr: mean b0 in the brain mask, divided by the standard deviation of the noise in each part of the complex
+            signal; 0 for no noise.
+        seed: seed of the noise.
     """
 
     artifact = "acquisition"
@@ -75,15 +81,16 @@ class AcquisitionParams(ArtifactParams):
 
     @property
     def is_identity(self) -> bool:
-        """Whether nothing is wrong with the acquisition."""
+        """Whether the acquisition has no artifact."""
         lists = self.degrees + self.translation + self.eddy_linear + self.eddy_quadratic
         no_dropout = all(factor == 1 for _, _, factor in self.dropout)
         return not any(map(any, lists)) and no_dropout and self.ghost_phase == 0 and self.snr == 0
 
     def eddy(self, directions: np.ndarray) -> EddyParams:
-        """Displacement of each direction: linear in the gradient, so that g and -g are opposite, plus quadratic.
+        """Compute the displacement of each direction: a linear plus a quadratic function of its gradient.
 
-        The stretch is at least ``MIN_STRETCH``.
+        The linear part is opposite for g and -g; the quadratic part is the same. The stretch is at least
+        ``MIN_STRETCH``.
 
         Args:
             directions: unit vectors in world RAS, ``(C, 3)``.
@@ -94,11 +101,11 @@ class AcquisitionParams(ArtifactParams):
         return EddyParams(self.axis, np.maximum(1 + terms[0], MIN_STRETCH).tolist(), *terms[1:].tolist())
 
     def turned_signal(self, directions: np.ndarray) -> np.ndarray:
-        """Matrix ``(C, C)`` from the signals of the head at rest to those of its turned positions.
+        """Return the matrix ``(C, C)`` from the signal of the head at rest to that of its turned positions.
 
-        A gradient g is ``R^T g`` for a head turned by R. The signal changes by the difference of the fitted SH series
-        between the two, so that a volume without rotation keeps its own signal. The fit is not smoothed, which would
-        make the change itself too small, by a fifth in crossings.
+        A head turned by R sees the gradient g as ``R^T g``. An SH series is fitted to the signal. The signal changes by
+        the difference of this series between the two directions, so a volume without rotation keeps its own signal.
+        The fit has no smoothing: smoothing would make the change too small, by a fifth where fibres cross.
         """
         turned = np.einsum("cij,ci->cj", rotation_matrix(self.degrees), directions)
         order, at_rest, fit = _series(directions.tobytes())
@@ -115,7 +122,7 @@ class AcquisitionParams(ArtifactParams):
             )
         directions = np.asarray(scan.directions, dtype=np.float64)
         b0 = as_rows(scan.b0).to(rows.dtype)
-        # one name for the signal throughout, so that of its stages no more than two are in memory at once
+        # the signal keeps one name, so that memory holds no more than two of its stages at once
         signal = rows
         if any(map(any, self.degrees)):
             # the matrix works on the channels of each row
@@ -129,14 +136,14 @@ class AcquisitionParams(ArtifactParams):
         if self.dropout:
             signal = signal * self._remaining(signal)
         inside = scan.mask.to(rows.dtype)
-        # 0 where there is no noise, whatever the mean
+        # without noise the deviation is 0, whatever the mean b0
         sigma = (b0 * as_rows(inside)).sum() / inside.sum().clamp(min=1) * (1 / self.snr if self.snr else 0.0)
         signal = self._magnitude(signal, sigma, self.seed)
         b0 = self._magnitude(b0, sigma, self.seed + 1)
         return as_rows(Attenuation()(from_rows(signal), from_rows(b0)))
 
     def _moved(self, signal: torch.Tensor, scan: ScanInfo) -> torch.Tensor:
-        """Read each volume where the head then was; a few volumes at once."""
+        """Resample each volume to the position of the head in it, a few volumes at once."""
         size = signal.shape[:3]
         positions = read_positions(self.degrees, self.translation, scan.linear)
         # torch's coordinates run from -1 to 1 between the outermost voxel centres, in the order z, y, x
@@ -154,7 +161,7 @@ class AcquisitionParams(ArtifactParams):
         return moved
 
     def _remaining(self, signal: torch.Tensor) -> torch.Tensor:
-        """Part of the signal that is left, shaped to multiply rows."""
+        """Return the fraction of the signal that each slice keeps, in a shape that multiplies rows."""
         axis = slice_axis(self.axis)
         left = np.ones((signal.shape[axis], signal.shape[3]))
         for direction, slice_, factor in self.dropout:
@@ -168,11 +175,11 @@ class AcquisitionParams(ArtifactParams):
         return on_device(left, signal).reshape(*shape, left.shape[1])
 
     def _magnitude(self, signal: torch.Tensor, sigma: torch.Tensor, seed: int) -> torch.Tensor:
-        """Magnitude of the complex signal, with the ghost in its imaginary part and noise in both."""
+        """Return the magnitude of the complex signal, with the ghost in its imaginary part and noise in both parts."""
         if self.ghost_phase == 0 and self.snr == 0:
             return signal
         half, n = math.radians(self.ghost_phase) / 2, signal.shape[self.axis]
-        # lines of alternate sign: the image moved by half the field of view
+        # alternating signs of the lines of k-space move the image by half the field of view
         alternate = on_device(k_space_filter([(-1.0) ** k for k in range(-(n // 2), n - n // 2)]), signal)
         noise = [gaussian(signal, 0.0, 1.0, 2 * seed + part) for part in (0, 1)] if self.snr else []
         across = 1 if self.axis == 0 else 0
@@ -183,18 +190,19 @@ class AcquisitionParams(ArtifactParams):
             if noise:
                 drawn = [cut(one, across, part) for one in noise]
                 complex_ = complex_ + torch.stack(drawn) * sigma
-            # unlike torch.hypot it has a gradient where both are 0
+            # unlike torch.hypot, vector_norm has a gradient where both parts are 0
             return torch.linalg.vector_norm(complex_, dim=0)
 
-        # over the noise's real part, of which no slab is read twice
+        # the result overwrites the real part of the noise: no slab of it is read twice
         return by_slabs(signal, across, slab, *noise[:1])
 
 
 @functools.lru_cache(maxsize=8)
 def _series(directions: bytes) -> tuple[int, np.ndarray, np.ndarray]:
-    """SH order, basis ``(C, K)`` and fit ``(K, C)`` of directions ``(C, 3)``, float64: of one scheme always the same.
+    """Return SH order, basis ``(C, K)`` and fit ``(K, C)`` of directions ``(C, 3)``, given as bytes of float64.
 
-    The order is the highest that the directions determine well.
+    The order is the highest that the directions determine well (``MAX_CONDITION``). The results depend on the scheme
+    alone, so they are cached.
     """
     vectors = np.frombuffer(directions).reshape(-1, 3)
     order = sh_order(vectors)
@@ -204,27 +212,27 @@ def _series(directions: bytes) -> tuple[int, np.ndarray, np.ndarray]:
 
 
 def slice_axis(phase_encoding: int) -> int:
-    """Voxel axis of the slices of a 2D acquisition: the last one that is not the phase encoding."""
+    """Return the voxel axis of the slices of a 2D acquisition: the last one that is not the phase encoding."""
     return 2 if phase_encoding != 2 else 1
 
 
 class Acquisition(Artifact[AcquisitionParams]):
-    """Faults of a whole acquisition, on the raw signal with its b0.
+    """Artifacts of a whole acquisition, on the raw signal with its b0.
 
-    A receive bias field is not among them: it is the same in all volumes of a scanner and cancels in the attenuation.
+    A receive bias field is not among them. It is the same in all volumes, so it cancels in the attenuation.
 
     Args:
         prob: probability of the artifact; each of its parts has its own range.
         axis: voxel axis of the phase encoding; 1 is anterior-posterior in a RAS image.
-        rotation_step: range of the standard deviation, uniform, of the change of each rotation angle from one volume to
-            the next, degrees: a random walk from the place at b0.
-        translation_step: the same of each translation, mm.
+        rotation_step: range of a standard deviation, uniform, degrees: that of the change of each rotation angle from
+            one volume to the next. The head makes a random walk from its position at b0.
+        translation_step: the same range for each translation, mm.
         eddy_stretch: standard deviation of the stretch per unit of the gradient's x, y and z.
         eddy_shift: standard deviation of the shift in voxels.
         eddy_shear: standard deviation of both shears, mm per mm.
-        eddy_quadratic: the quadratic terms' standard deviation by that of the linear ones.
+        eddy_quadratic: ratio of the quadratic terms' standard deviation to that of the linear terms.
         dropout: range of the probability, uniform, that a slice of a volume loses signal.
-        dropout_factor: range of what such a slice keeps, uniform, 0 to 1.
+        dropout_factor: range of the fraction of the signal that such a slice keeps, uniform, 0 to 1.
         ghost_phase: range of the phase between odd and even lines, degrees, uniform.
         snr: range of the signal-to-noise ratio of the b0, uniform; above 0.
 
@@ -264,7 +272,7 @@ class Acquisition(Artifact[AcquisitionParams]):
         self.snr = check_range("snr", snr, 1e-3)
 
     def sample(self, generator: torch.Generator, shape: Sequence[int]) -> AcquisitionParams:
-        """Draw the faults of one acquisition of an image of ``shape``."""
+        """Draw the artifacts of one acquisition of an image of ``shape``."""
 
         def normal(*size: int) -> torch.Tensor:
             return torch.randn(size, generator=generator, dtype=torch.float64)
@@ -281,5 +289,5 @@ class Acquisition(Artifact[AcquisitionParams]):
             dropout=[[*where, factor] for where, factor in zip(lost.nonzero().tolist(), factors, strict=True)],
             ghost_phase=uniform(generator, self.ghost_phase),
             snr=uniform(generator, self.snr),
-            seed=whole_number(generator, 0, SEEDS),
+            seed=whole_number(generator, 0, MAX_SEED),
         )

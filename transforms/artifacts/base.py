@@ -1,4 +1,7 @@
-"""What all artifacts share: drawing parameters and applying them as two steps, and checks of arguments."""
+"""Base classes of the artifacts, and checks of their arguments.
+
+An :class:`Artifact` draws parameters. :class:`ArtifactParams` hold them, and apply the artifact to an image.
+"""
 
 from __future__ import annotations
 
@@ -34,34 +37,35 @@ class ScanInfo:
 
     @property
     def linear(self) -> np.ndarray:
-        """Mm in world RAS per voxel, ``(3, 3)``."""
+        """Linear part of the affine: mm in world RAS per voxel, ``(3, 3)``."""
         return np.eye(3) if self.affine is None else np.asarray(self.affine, dtype=np.float64)[:3, :3]
 
     @property
     def voxel_size(self) -> np.ndarray:
-        """In mm, ``(3,)``."""
+        """Voxel size in mm, ``(3,)``."""
         return np.linalg.norm(self.linear, axis=0)
 
 
 @dataclass(frozen=True)
 class ArtifactParams(ABC):
-    """One drawn artifact. Fields are plain numbers and lists, so that it can be stored as JSON and applied again."""
+    """One drawn artifact. Its fields are plain numbers and lists, so it can be stored as JSON and applied again."""
 
     artifact: ClassVar[str]
-    """Name of the artifact, under which parameters are stored."""
+    """Name of the artifact, under which its parameters are stored."""
 
     known: ClassVar[dict[str, type[ArtifactParams]]] = {}
+    """Classes of parameters, by the name of their artifact."""
 
     def __init_subclass__(cls) -> None:
         cls.known[cls.artifact] = cls
 
     def to_dict(self) -> dict[str, Any]:
-        """Fields and the artifact's name: what ``json.dumps`` takes."""
+        """Return the fields and the artifact's name, ready for ``json.dumps``."""
         return {"artifact": self.artifact, **asdict(self)}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> ArtifactParams:
-        """Inverse of ``to_dict``.
+        """Make parameters from what ``to_dict`` returned.
 
         Raises:
             InputError: the artifact is not known, or a field is missing or unknown.
@@ -96,7 +100,8 @@ class ArtifactParams(ABC):
             At severity 0 the image itself.
 
         Raises:
-            InputError: the image has not four axes, or the parameters are for another number of channels.
+            InputError: the image is not a floating-point tensor of four axes, or the parameters are for another number
+                of channels.
         """
         if image.ndim != 4 or not image.is_floating_point():
             raise InputError(
@@ -112,11 +117,11 @@ class Artifact(ABC, Generic[P]):
     """Distribution of one artifact: how probable it is, and how its parameters are drawn.
 
     Args:
-        prob: probability that an image gets it.
+        prob: probability that an image gets the artifact.
     """
 
     name: ClassVar[str]
-    """Of the artifact, as in its parameters."""
+    """Name of the artifact, as in its parameters."""
 
     def __init__(self, prob: float) -> None:
         if not _is_number(prob) or not 0 <= prob <= 1:
@@ -129,7 +134,7 @@ class Artifact(ABC, Generic[P]):
 
 
 def uniform(generator: torch.Generator, limits: tuple[float, float], *shape: int) -> Any:
-    """Draw uniformly from ``limits``: nested lists of numbers of ``shape``, a plain number without one."""
+    """Draw uniformly from ``limits``: nested lists of numbers of ``shape``, or one plain number without a shape."""
     low, high = limits
     return (low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)).tolist()
 
@@ -146,7 +151,7 @@ def _is_number(value: object) -> bool:
 def check_range(
     name: str, value: Sequence[float], minimum: float = -math.inf, maximum: float = math.inf
 ) -> tuple[float, float]:
-    """Read a range ``[low, high]`` of a uniform distribution.
+    """Check a range ``[low, high]`` of a uniform distribution, and return it.
 
     Args:
         name: argument that the message of an error names.
@@ -155,7 +160,7 @@ def check_range(
         maximum: largest number that ``high`` may be.
 
     Raises:
-        InputError: not two finite numbers in ascending order within the limits.
+        InputError: the value is not two finite numbers in ascending order within the limits.
     """
     is_pair = isinstance(value, Sequence | np.ndarray) and len(value) == 2 and all(_is_number(v) for v in value)
     if not is_pair or not minimum <= value[0] <= value[1] <= maximum:
@@ -165,7 +170,11 @@ def check_range(
 
 
 def check_integer(name: str, value: int, minimum: int, maximum: float = math.inf) -> int:
-    """Read a whole number; ``InputError`` naming the argument where it is not one within the limits."""
+    """Check a whole number, and return it.
+
+    Raises:
+        InputError: the value is not a whole number within the limits; the message names the argument.
+    """
     if not isinstance(value, Integral) or isinstance(value, bool) or not minimum <= value <= maximum:
         raise InputError(f"{name}: found {value!r}, expected a whole number from {minimum} to {maximum:g}.")
     return int(value)

@@ -1,4 +1,4 @@
-"""Bias field: a smooth factor in space, as the sensitivity of a receive coil is one."""
+"""Bias field: a smooth factor in space, such as the sensitivity of a receive coil."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transforms.errors import InputError
 
 
 def n_terms(order: int) -> int:
-    """Number of terms of a polynomial of an order in three variables."""
+    """Return the number of terms of a polynomial of ``order`` in three variables."""
     return (order + 1) * (order + 2) * (order + 3) // 6
 
 
@@ -24,7 +24,7 @@ class BiasFieldParams(ArtifactParams):
 
     Attributes:
         order: order of the polynomial.
-        coefficients: of ``x**i * y**j * z**k`` with ``i + j + k <= order``, k counting fastest and i slowest.
+        coefficients: factors of ``x**i * y**j * z**k`` with ``i + j + k <= order``; k counts fastest and i slowest.
     """
 
     artifact = "bias field"
@@ -56,8 +56,8 @@ class BiasFieldParams(ArtifactParams):
 class BiasField(Artifact[BiasFieldParams]):
     """Smooth field that multiplies the image (Van Leemput et al., IEEE TMI 18:885-896, 1999).
 
-    It is shared by all directions: the exponential of a polynomial in voxel coordinates that run from -1 to 1 between
-    the outermost voxel centres. The polynomial has a constant term, so that mean brightness changes as well.
+    All directions share the field. It is the exponential of a polynomial in voxel coordinates, which run from -1 to 1
+    between the outermost voxel centres. The polynomial has a constant term, so mean brightness changes as well.
 
     Args:
         prob: probability of the artifact.

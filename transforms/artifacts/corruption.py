@@ -1,4 +1,4 @@
-"""A whole batch with artifacts: each image its own, drawn on the CPU and applied on the batch's device."""
+"""Artifacts of a whole batch: each image has its own, drawn on the CPU and applied on the batch's device."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ PRESETS: dict[str, list[tuple[type[Artifact[Any]], dict[str, Any]]]] = {
 
 
 def preset(name: str, phase_encoding: int = 1, prob: float | None = None) -> list[Artifact[Any]]:
-    """Artifacts of a preset.
+    """Return the artifacts of a preset.
 
     Args:
         name: ``light``, ``normal`` (Weninger et al., BVM 2022), ``strong`` or ``physical``.
         phase_encoding: voxel axis of the phase encoding, along which eddy currents displace; 1 is anterior-posterior in
             a RAS image.
-        prob: probability of each artifact; None for that of the preset (0.5, ``physical`` 1).
+        prob: probability of each artifact; None for that of the preset (0.5, and 1 for ``physical``).
 
     Raises:
-        InputError: no such preset.
+        InputError: there is no such preset.
     """
     if name not in PRESETS:
         raise InputError(f"preset: found {name!r}, expected one of {', '.join(PRESETS)}.")
@@ -70,11 +70,11 @@ def sample_artifacts(
 
     Args:
         artifacts: in the order in which they are applied.
-        generator: on the CPU.
-        shape: of the image, ``(C, X, Y, Z)``.
+        generator: generator on the CPU.
+        shape: shape of the image, ``(C, X, Y, Z)``.
 
     Returns:
-        parameters of those that were selected, in order.
+        parameters of the artifacts that the image gets, in order.
     """
     return [
         artifact.sample(generator, shape)
@@ -88,18 +88,18 @@ def apply_artifacts(
 ) -> torch.Tensor:
     """Apply to each image of a batch its own artifacts, one after the other.
 
-    A batch gives the same numbers as its images do alone. Memory beyond the batch is that of single images.
+    Each image gets the same numbers in a batch as alone. Memory beyond the batch is that of single images.
 
     Args:
         batch: floating-point tensor ``(B, C, X, Y, Z)`` on any device, left unchanged.
-        params: of each image, in the order of application.
+        params: parameters of each image's artifacts, in the order of application.
         scans: what artifacts need to know of each scan.
 
     Returns:
         tensor of the same shape, type and device, ``channels_last_3d`` in memory.
 
     Raises:
-        InputError: not one list of parameters per image, or parameters that do not fit an image.
+        InputError: there is not one list of parameters per image, or parameters do not fit an image.
     """
     scans = [ScanInfo()] * len(batch) if scans is None else scans
     if batch.ndim != 5 or not len(batch) == len(params) == len(scans):
@@ -107,7 +107,7 @@ def apply_artifacts(
             f"found a batch of shape {tuple(batch.shape)}, parameters for {len(params)} images and {len(scans)} scans, "
             "expected (B, C, X, Y, Z) and B of each."
         )
-    # one image alone is not copied once more
+    # a single image needs no copy into a batch
     result = None if len(batch) == 1 else torch.empty_like(batch, memory_format=torch.channels_last_3d)
     for index, (image, drawn, scan) in enumerate(zip(batch, params, scans, strict=True)):
         corrupted = image

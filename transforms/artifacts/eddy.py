@@ -1,7 +1,7 @@
 """Eddy currents: displacement of each diffusion direction along the phase-encoding axis.
 
-A diffusion gradient that is switched leaves fields that decay through the readout. To first order they are constant and
-linear in space, and in echo planar imaging they show along the phase encoding (PE) alone, as shift, stretch and shear:
+Switching a diffusion gradient leaves fields that decay through the readout. To first order these fields are constant
+and linear in space. In echo planar imaging they act along the phase encoding (PE) alone, as shift, stretch and shear:
 Jezzard, Barnett and Pierpaoli, Magn Reson Med 39:801-812, 1998; Andersson and Sotiropoulos, NeuroImage 125:1063-1078,
 2016.
 """
@@ -64,7 +64,7 @@ class EddyParams(ArtifactParams):
             )
             for axis, m in enumerate(rows.shape[:3])
         ]
-        # source of a displaced voxel, (x - moved) / stretch, as a sum of what depends on one axis each
+        # source of a displaced voxel, (x - shift - shears) / stretch, as a sum of terms that depend on one axis each
         source = (centred[self.axis] - shift) / stretch + (n - 1) / 2
         offsets = [
             centred[other] * (shear * ratio / stretch)
@@ -83,13 +83,13 @@ class EddyParams(ArtifactParams):
         return by_slabs(rows, across, slab)
 
     def _between(self, rows: torch.Tensor, source: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
-        """Read each voxel at ``source`` along PE, between two voxels, with zero outside, times ``density``."""
+        """Interpolate linearly at ``source`` along PE, with zero outside the image, and multiply by ``density``."""
         n = rows.shape[self.axis]
         lower = source.floor()
         upper_weight = source - lower
         neighbours, weights = [], []
         for index, weight in ((lower, 1 - upper_weight), (lower + 1, upper_weight)):
-            # an index that does not depend on an axis is not written out along it
+            # expand does not copy the index along an axis on which it does not depend
             neighbours.append(rows.gather(self.axis, index.clamp(0, n - 1).long().expand(rows.shape)))
             weights.append(weight * density * ((index >= 0) & (index < n)))
         return neighbours[0].mul_(weights[0]).addcmul_(neighbours[1], weights[1])
@@ -98,22 +98,22 @@ class EddyParams(ArtifactParams):
 class Eddy(Artifact[EddyParams]):
     """Eddy-current displacement along PE, by default the random stretch of Weninger et al., BVM 2022.
 
-    With distances from the image centre, y along PE, what is at ``y`` comes to
-    ``y' = shift + stretch * y + shear_x * x + shear_z * z``, and intensity is divided by ``dy'/dy = stretch``, so that
-    mass is conserved. Between voxels it is interpolated linearly along PE (the mass of a Gaussian s voxels wide then
-    holds to about 0.04 / s**2); outside the image there is zero.
+    Distances count from the image centre, with y along PE. The signal at ``y`` moves to
+    ``y' = shift + stretch * y + shear_x * x + shear_z * z``. Intensity is divided by ``dy'/dy = stretch``, so that mass
+    is conserved. Values between voxels are interpolated linearly along PE, which conserves the mass of a Gaussian
+    s voxels wide to about 0.04 / s**2. Values outside the image are zero.
 
-    All coefficients are uniform in their ranges and independent of each other. x, y and z are voxel axes: their signs
-    are anatomical ones in a RAS image. Shears follow the voxel size.
+    All coefficients are uniform in their ranges and independent of each other. x, y and z are voxel axes, so their
+    signs are anatomical in a RAS image. Shears follow the voxel size.
 
     Args:
         prob: probability of the artifact.
-        stretch: range of the stretch factor, from ``MIN_STRETCH``.
+        stretch: range of the stretch factor, at least ``MIN_STRETCH``.
         shift: range of the shift in voxels along PE.
         shear_x: range of the shear in mm per mm along the first of the two other axes.
         shear_z: range of the shear in mm per mm along the second of the two other axes.
         axis: voxel axis of PE; 1 is anterior-posterior in a RAS image.
-        per_direction: draw for each direction (channel), instead of once for all of them.
+        per_direction: whether each direction (channel) has its own coefficients, or all directions share them.
 
     Raises:
         InputError: an argument is out of its limits.

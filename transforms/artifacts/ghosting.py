@@ -27,8 +27,8 @@ class GhostingParams(ArtifactParams):
     Attributes:
         num_ghosts: distance in planes between those that are weakened; 0 for none.
         axis: voxel axis of the ghosts.
-        intensity: 0 for none, 1 where the weakened planes are removed.
-        restore: part of k-space around its centre that is kept; ``None``, and anything less than two planes, keeps the
+        intensity: weakening of the planes; 0 for none, 1 removes them.
+        restore: fraction of k-space around its centre that is kept. ``None``, and a fraction below two planes, keep the
             central plane alone.
     """
 
@@ -45,7 +45,7 @@ class GhostingParams(ArtifactParams):
         return self.num_ghosts == 0 or self.intensity == 0
 
     def planes(self, n: int) -> list[float]:
-        """Factors of ``n`` planes of k-space, zero frequency at ``n // 2``."""
+        """Return the factors of ``n`` planes of k-space, with zero frequency at ``n // 2``."""
         half = round((self.restore or 0) * n) // 2
         kept = range(n // 2 - half, n // 2 + half) if half else range(n // 2, n // 2 + 1)
         return [1.0 if k in kept or k % self.num_ghosts else 1.0 - self.intensity for k in range(n)]
@@ -58,9 +58,9 @@ class GhostingParams(ArtifactParams):
 class Ghosting(Artifact[GhostingParams]):
     """Ghosting: every n-th plane of k-space is weakened, the same for all directions.
 
-    The image gets copies shifted by 1/n of the field of view along the axis, so that n = 2 shows one ghost beside it.
-    Planes count from the edge of k-space, as in TorchIO: with n = 2 the central plane is one of them where half the
-    number of voxels, rounded down, is even. It is never weakened itself, so that mean brightness stays. The result may
+    The image gets copies shifted by 1/n of the field of view along the axis, so n = 2 shows one ghost beside it. Planes
+    count from the edge of k-space, as in TorchIO: with n = 2 they include the central plane if half the number of
+    voxels, rounded down, is even. The central plane itself is never weakened, so mean brightness stays. The result may
     be negative.
 
     Args:
@@ -68,7 +68,7 @@ class Ghosting(Artifact[GhostingParams]):
         num_ghosts: range of n, whole numbers, uniform, both ends included. 0 applies nothing.
         axes: voxel axes, one of which is drawn; in a 2D acquisition only the phase encoding is physical.
         intensity: range of the weakening, 0 to 1, uniform; planes are multiplied by ``1 - intensity``.
-        restore: range of the part of k-space that is kept around its centre, 0 to 1, uniform, or ``None``.
+        restore: range of the fraction of k-space that is kept around its centre, 0 to 1, uniform, or ``None``.
 
     Raises:
         InputError: an argument is out of its limits.

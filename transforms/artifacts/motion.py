@@ -22,14 +22,14 @@ from transforms.artifacts.rows import by_slabs, k_space_filter, on_device
 from transforms.errors import InputError
 
 MOVEMENT_JITTER = 0.3
-"""Half width of the uniform jitter of each time of movement, in parts of the mean interval between two (TorchIO)."""
+"""Half width of the uniform jitter of a movement's time, as a fraction of the mean interval of movements (TorchIO)."""
 
 
 def rotation_matrix(degrees: ArrayLike) -> np.ndarray:
     """Rotation by angles around the fixed axes y, then x, then z, as ITK's ``Euler3DTransform`` does.
 
     Args:
-        degrees: around x, y and z, ``(..., 3)``.
+        degrees: angles around x, y and z, ``(..., 3)``.
 
     Returns:
         ``Rz Rx Ry``, ``(..., 3, 3)``.
@@ -44,17 +44,17 @@ def rotation_matrix(degrees: ArrayLike) -> np.ndarray:
 
 
 def read_positions(degrees: ArrayLike, translation: ArrayLike, linear: np.ndarray) -> np.ndarray:
-    """Where each voxel of a moved image is read, with coordinates in voxels from the image's centre.
+    """Return where each voxel of a moved image is read, with coordinates in voxels from the image's centre.
 
-    The head turns around the centre of the image and is then translated: what is at p comes to ``R p + t`` in mm.
+    The head turns around the centre of the image and is then translated: a point p moves to ``R p + t`` in mm.
 
     Args:
-        degrees: around the axes of world RAS, ``(..., 3)``.
-        translation: in mm along the axes of world RAS, ``(..., 3)``.
+        degrees: angles around the axes of world RAS, ``(..., 3)``.
+        translation: translations in mm along the axes of world RAS, ``(..., 3)``.
         linear: mm per voxel, ``(3, 3)``.
 
     Returns:
-        ``(..., 3, 4)``: with it, the voxel u of the result is read at ``M[:, :3] u + M[:, 3]``.
+        matrices M, ``(..., 3, 4)``: the voxel u of the result is read at ``M[:, :3] u + M[:, 3]``.
     """
     into = np.linalg.inv(linear) @ np.swapaxes(rotation_matrix(degrees), -1, -2)
     return np.concatenate([into @ linear, -(into @ np.asarray(translation)[..., None])], axis=-1)
@@ -68,8 +68,8 @@ class MotionParams(ArtifactParams):
         degrees: rotations around the axes of world RAS through the image's centre, one triple per position
             (:func:`rotation_matrix` has their order).
         translation: translations in mm along the axes of world RAS, one triple per position.
-        times: when the head goes from each position to the next, ascending, in parts of the acquisition from 0 to 1;
-            one fewer than positions.
+        times: times at which the head goes from each position to the next, ascending, as fractions of the acquisition
+            from 0 to 1; one fewer than positions.
         axis: voxel axis along which k-space is acquired plane by plane.
     """
 
@@ -82,7 +82,7 @@ class MotionParams(ArtifactParams):
 
     @property
     def at_rest(self) -> list[bool]:
-        """Of each position, whether the head is where the image shows it."""
+        """Whether the head is where the image shows it, for each position."""
         return [not any(turn + shift) for turn, shift in zip(self.degrees, self.translation, strict=True)]
 
     @property
@@ -91,7 +91,7 @@ class MotionParams(ArtifactParams):
         return all(self.at_rest)
 
     def planes(self, n: int) -> np.ndarray:
-        """Planes of k-space of each position: 0 or 1, ``(positions, n)``, zero frequency at ``n // 2``."""
+        """Return the planes of k-space of each position: 0 or 1, ``(positions, n)``, zero frequency at ``n // 2``."""
         bounds = [0, *(int(n * time) for time in self.times), n]
         planes = np.zeros((len(bounds) - 1, n))
         for row, start, stop in zip(planes, bounds[:-1], bounds[1:], strict=True):
@@ -110,7 +110,7 @@ class MotionParams(ArtifactParams):
         planes = self.planes(length)
         at_rest = on_device(k_space_filter(planes[~moves].sum(axis=0)), rows)
         moved = on_device(np.concatenate([k_space_filter(part) for part in planes[moves]], axis=1), rows)
-        # with the axis of k-space last, one product takes all positions of a line to a line of the result
+        # with the axis of k-space last, one matrix product turns a line in all positions into a line of the result
         order = [*(axis for axis in range(3) if axis != self.axis), self.axis]
         image = rows.permute(*order, 3)
         table = rows.reshape(-1, n_directions)
@@ -137,7 +137,7 @@ class MotionParams(ArtifactParams):
 
 
 def _interpolate(table: torch.Tensor, read: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
-    """Trilinear interpolation between rows, with zero outside the image.
+    """Interpolate trilinearly between rows, with zero outside the image.
 
     Args:
         table: rows ``(X * Y * Z, C)``.
@@ -156,7 +156,7 @@ def _interpolate(table: torch.Tensor, read: Sequence[torch.Tensor], size: Sequen
         neighbours = torch.stack([lower, lower + 1], dim=-1)
         inside = (neighbours >= 0) & (neighbours < n)
         weights = torch.stack([1 - upper_weight, upper_weight], dim=-1) * inside
-        # the corners so far, times the two neighbours along one more axis
+        # combine the corners so far with the two neighbours along one more axis
         index = (index.unsqueeze(-1) * n + neighbours.clamp(0, n - 1).unsqueeze(-2)).flatten(-2)
         weight = (weight.unsqueeze(-1) * weights.unsqueeze(-2)).flatten(-2)
     corners = functional.embedding_bag(
@@ -168,15 +168,15 @@ def _interpolate(table: torch.Tensor, read: Sequence[torch.Tensor], size: Sequen
 class Motion(Artifact[MotionParams]):
     """Motion between parts of the k-space acquisition (Shaw et al., MIDL 2019), shared by all directions.
 
-    The position of the head is piecewise constant in time; k-space is put together from the spectra of the image in
-    each position. The part with the centre of k-space (to one plane) has the head at rest, as in TorchIO, so that
-    the image as a whole stays where it is. What comes from outside the image is zero.
+    The position of the head is piecewise constant in time. K-space is put together from the spectra of the image in
+    each position. The head is at rest in the part with the centre of k-space (to one plane), as in TorchIO, so the
+    image as a whole stays where it is. Values from outside the image are zero.
 
     Args:
         prob: probability of the artifact.
         degrees: range of each rotation angle, uniform.
         translation: range of each translation in mm, uniform.
-        num_transforms: number of movements. They are evenly spaced but for a uniform jitter (``MOVEMENT_JITTER``).
+        num_transforms: number of movements. They are evenly spaced, except for a uniform jitter (``MOVEMENT_JITTER``).
         axis: voxel axis along which k-space is acquired plane by plane.
 
     Raises:

@@ -11,24 +11,25 @@ import torch
 from transforms.artifacts.base import Artifact, ArtifactParams, ScanInfo, check_range, uniform, whole_number
 from transforms.artifacts.rows import slabs
 
-SEEDS = 2**31 - 1
+MAX_SEED = 2**31 - 1
+"""Largest seed that is drawn."""
 
 
 def gaussian(like: torch.Tensor, mean: float, std: float, seed: int) -> torch.Tensor:
-    """Independent Gaussian numbers, the same for a seed on one kind of device.
+    """Draw independent Gaussian numbers; on one kind of device, a seed always gives the same numbers.
 
     Args:
-        like: gives shape, type and device; cut into slabs along its first axis.
-        mean: of the numbers.
-        std: their standard deviation.
-        seed: of the generator.
+        like: tensor whose shape, type and device the numbers get; on a CPU it is cut into slabs along its first axis.
+        mean: mean of the numbers.
+        std: standard deviation of the numbers.
+        seed: seed of the generator.
     """
     noise = torch.empty_like(like)
     if noise.device.type != "cpu":
         return noise.normal_(mean, std, generator=torch.Generator(like.device).manual_seed(seed))
-    # torch draws with one thread; slabs have generators of their own, so that the numbers do not depend on threads
+    # torch draws with one thread; each slab has its own generator, so the numbers do not depend on the threads
     parts = list(slabs(len(noise)))
-    seeds = torch.randint(SEEDS, (len(parts),), generator=torch.Generator().manual_seed(seed)).tolist()
+    seeds = torch.randint(MAX_SEED, (len(parts),), generator=torch.Generator().manual_seed(seed)).tolist()
 
     def draw(part: slice, seed_of_part: int) -> None:
         noise[part].normal_(mean, std, generator=torch.Generator().manual_seed(seed_of_part))
@@ -56,7 +57,7 @@ class NoiseParams(ArtifactParams):
 
     @property
     def is_identity(self) -> bool:
-        """Whether nothing is added."""
+        """Whether the noise adds nothing."""
         return self.mean == 0 and self.std == 0
 
     def _apply(self, rows: torch.Tensor, scan: ScanInfo) -> torch.Tensor:
@@ -64,9 +65,9 @@ class NoiseParams(ArtifactParams):
 
 
 class Noise(Artifact[NoiseParams]):
-    """Gaussian noise: mean and standard deviation shared by all directions, the noise independent in each voxel.
+    """Gaussian noise, independent in each voxel and direction.
 
-    The result may be negative.
+    All directions share its mean and standard deviation. The result may be negative.
 
     Args:
         prob: probability of the artifact.
@@ -91,5 +92,5 @@ class Noise(Artifact[NoiseParams]):
         return NoiseParams(
             mean=uniform(generator, self.mean),
             std=uniform(generator, self.std),
-            seed=whole_number(generator, 0, SEEDS),
+            seed=whole_number(generator, 0, MAX_SEED),
         )

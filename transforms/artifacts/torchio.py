@@ -1,6 +1,7 @@
-"""The artifacts by TorchIO 1.2.1: the reference that this project's own are held to, and usable in its place.
+"""The artifacts by TorchIO 1.2.1, the reference for this project's own artifacts.
 
-TorchIO works on one image at a time on the CPU, so that it belongs in the processes of a data loader.
+A training can use TorchIO's artifacts in place of this project's. TorchIO works on one image at a time on the CPU, so
+it belongs in the processes of a data loader.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from transforms.artifacts.corruption import sample_artifacts
 from transforms.artifacts.eddy import EddyParams
 from transforms.artifacts.ghosting import GhostingParams
 from transforms.artifacts.motion import MotionParams, rotation_matrix
-from transforms.artifacts.noise import SEEDS, NoiseParams
+from transforms.artifacts.noise import MAX_SEED, NoiseParams
 from transforms.errors import InputError
 
 RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
-"""ITK's world has its first two axes the other way round."""
+"""Signs from world RAS to ITK's world, LPS: its first two axes point the other way."""
 
 TAKEN = {kind.artifact for kind in (BiasFieldParams, EddyParams, GhostingParams, MotionParams, NoiseParams)}
 """Names of the artifacts that :func:`apply_by_torchio` takes."""
@@ -35,16 +36,18 @@ TAKEN = {kind.artifact for kind in (BiasFieldParams, EddyParams, GhostingParams,
 def apply_by_torchio(image: torch.Tensor, params: ArtifactParams, scan: ScanInfo | None = None) -> torch.Tensor:
     """Apply one artifact by TorchIO, with the same meaning of the parameters as ``params.apply``.
 
-    It differs where TorchIO does: outside the image, motion finds the minimum of the channel instead of zero; ghosting
-    with ``restore`` of less than two planes removes the central plane too; and noise has other numbers.
+    The result differs from that of ``params.apply`` in three ways. Outside the image, TorchIO's motion finds the
+    minimum of the channel instead of zero. Its ghosting with ``restore`` of less than two planes removes the central
+    plane too. Its noise has other numbers.
 
     Args:
         image: plain tensor ``(C, X, Y, Z)``.
-        params: of any artifact but an acquisition; eddy currents, which TorchIO has not, are this project's own.
+        params: parameters of any artifact but an acquisition. TorchIO has no eddy currents; this project's own are
+            used.
         scan: what the artifact needs to know of the scan.
 
     Raises:
-        InputError: TorchIO has nothing of the kind.
+        InputError: TorchIO does not have the artifact, or cannot move the head as the motion does.
     """
     scan = scan or ScanInfo()
     affine = np.eye(4)
@@ -85,17 +88,17 @@ def _permuted(image: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
 
 
 def _run(transform: tio.IntensityTransform, image: torch.Tensor, affine: np.ndarray) -> torch.Tensor:
-    # not `transform(image)`, which draws from torch's global generator whether to apply
+    # not `transform(image)`: it draws from torch's global generator whether to apply the artifact
     subject = tio.Subject(image=tio.ScalarImage(tensor=image.cpu(), affine=affine))
     return transform.apply_transform(subject).get_image("image").data.to(image.device)
 
 
 def _motion(params: MotionParams, affine: np.ndarray, size: Sequence[int]) -> tio.Motion:
-    """Motion of TorchIO that moves the head as ``params`` says.
+    """Make the motion of TorchIO that moves the head as ``params`` says.
 
-    TorchIO turns about the world's origin, in LPS, and its angles and translations take a voxel of the result to where
-    it is read, instead of the head to where it is. It takes the centre of k-space from the image as it is, and the
-    movement due there is the first position instead.
+    TorchIO turns about the world's origin, in LPS. Its angles and translations do not move the head: they take a voxel
+    of the result to the place where it is read. TorchIO takes the centre of k-space from the image as it is, and uses
+    the movement that is due there for the first position instead.
 
     Raises:
         InputError: the head is not at rest in the centre of k-space.
@@ -124,19 +127,19 @@ class TorchIOArtifactsd(Randomizable, MapTransform):
     """Random artifacts by TorchIO on one image, for the preprocessing of a data loader.
 
     Args:
-        keys: images, which all get the same artifacts.
+        keys: keys of the images, which all get the same artifacts.
         artifacts: in the order in which they are applied, as :func:`transforms.artifacts.preset` gives them.
 
     Attributes:
-        params: what the last call applied.
+        params: artifacts that the last call applied.
 
     Raises:
-        InputError: an artifact that TorchIO does not have.
+        InputError: TorchIO does not have one of the artifacts.
     """
 
     def __init__(self, keys: KeysCollection, artifacts: Sequence[Artifact[Any]]) -> None:
         super().__init__(keys)
-        # here, and not where it is applied: in a process of the loader the sentence would be lost in a traceback
+        # checked here and not on use: in a process of the loader, the message would be lost in a traceback
         for artifact in artifacts:
             if artifact.name not in TAKEN:
                 raise _unknown(artifact.name)
@@ -144,12 +147,12 @@ class TorchIOArtifactsd(Randomizable, MapTransform):
         self.params: list[ArtifactParams] = []
 
     def randomize(self, image: torch.Tensor) -> None:
-        """Draw from ``self.R`` what an image ``(C, X, Y, Z)`` gets."""
-        generator = torch.Generator().manual_seed(int(self.R.randint(SEEDS)))
+        """Draw from ``self.R`` the artifacts that an image ``(C, X, Y, Z)`` gets."""
+        generator = torch.Generator().manual_seed(int(self.R.randint(MAX_SEED)))
         self.params = sample_artifacts(self.artifacts, generator, image.shape)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Draw once and apply to the images of all keys; returns a new dictionary."""
+        """Draw artifacts once and apply them to the images of all keys; return a new dictionary."""
         result = dict(data)
         for index, key in enumerate(self.key_iterator(result)):
             image = result[key]

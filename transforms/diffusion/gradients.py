@@ -16,7 +16,7 @@ B0_MAX = 50.0
 SHELL_TOLERANCE = 100.0
 """Half width in s/mm2 of a shell: scanners report 995 or 1005 where 1000 was asked for."""
 
-_MIN_VECTOR_LENGTH = 1e-3
+MIN_VECTOR_LENGTH = 1e-3
 """Below this length a b-vector carries no direction."""
 
 
@@ -49,7 +49,7 @@ def fsl_to_world(bvecs: np.ndarray, affine: np.ndarray) -> np.ndarray:
     axes = _voxel_axes(affine)
     voxel = bvecs * [-1.0 if np.linalg.det(axes) > 0 else 1.0, 1.0, 1.0]
     length = np.linalg.norm(voxel, axis=1, keepdims=True)
-    unit = np.where(length > _MIN_VECTOR_LENGTH, voxel / np.maximum(length, _MIN_VECTOR_LENGTH), 0.0)
+    unit = np.where(length > MIN_VECTOR_LENGTH, voxel / np.maximum(length, MIN_VECTOR_LENGTH), 0.0)
     return unit @ axes.T + 0.0
 
 
@@ -60,20 +60,23 @@ def world_to_fsl(directions: np.ndarray, affine: np.ndarray) -> np.ndarray:
     return voxel * [-1.0 if np.linalg.det(axes) > 0 else 1.0, 1.0, 1.0] + 0.0
 
 
-def b0_volumes(gradients: np.ndarray) -> np.ndarray:
-    """Indices of the volumes with ``b <= B0_MAX``, shape ``(n,)``."""
-    return np.flatnonzero(np.asarray(gradients)[:, 3] <= B0_MAX)
+def b0_volumes(gradients: np.ndarray, b0_max: float = B0_MAX) -> np.ndarray:
+    """Indices of the volumes with ``b <= b0_max``, shape ``(n,)``."""
+    return np.flatnonzero(np.asarray(gradients)[:, 3] <= b0_max)
 
 
-def shell_volumes(gradients: np.ndarray, bvalue: float, tolerance: float = SHELL_TOLERANCE) -> np.ndarray:
+def shell_volumes(
+    gradients: np.ndarray, bvalue: float, tolerance: float = SHELL_TOLERANCE, b0_max: float = B0_MAX
+) -> np.ndarray:
     """Indices of the volumes of one shell.
 
     Volumes with a b-value but without a direction (trace images that a scanner appended) are not part of it.
 
     Args:
         gradients: gradient table, shape ``(N, 4)``.
-        bvalue: b-value of the shell in s/mm2, above ``B0_MAX``.
+        bvalue: b-value of the shell in s/mm2.
         tolerance: half width of the shell in s/mm2.
+        b0_max: largest b-value in s/mm2 that counts as b0, and not as a part of the shell.
 
     Returns:
         indices, shape ``(n,)``; empty where the scan has no such shell.
@@ -81,13 +84,13 @@ def shell_volumes(gradients: np.ndarray, bvalue: float, tolerance: float = SHELL
     gradients = np.asarray(gradients)
     b = gradients[:, 3]
     directed = np.linalg.norm(gradients[:, :3], axis=1) > 0.5
-    return np.flatnonzero((np.abs(b - bvalue) <= tolerance) & (b > B0_MAX) & directed)
+    return np.flatnonzero((np.abs(b - bvalue) <= tolerance) & (b > b0_max) & directed)
 
 
-def describe_shells(gradients: np.ndarray) -> str:
+def describe_shells(gradients: np.ndarray, b0_max: float = B0_MAX) -> str:
     """Say which b-values a table holds, e.g. ``"b = 0 (1 volume), 2000 (15 volumes)"``; b-values within 100 are one."""
     b = np.sort(np.asarray(gradients)[:, 3])
-    b = np.where(b <= B0_MAX, 0.0, b)
+    b = np.where(b <= b0_max, 0.0, b)
     groups = np.split(b, np.flatnonzero(np.diff(b) > SHELL_TOLERANCE) + 1)
     named = [f"{round(float(np.mean(group)))} ({len(group)} volume{'s' * (len(group) > 1)})" for group in groups]
     return "b = " + ", ".join(named)

@@ -6,6 +6,7 @@ import logging
 
 import numpy as np
 from dipy.core.sphere import Sphere
+from dipy.data import get_sphere
 from dipy.reconst.shm import real_sh_descoteaux, smooth_pinv
 
 from transforms.diffusion.gradients import angles_between_axes, unique_axes
@@ -20,8 +21,23 @@ MAX_SH_ORDER = 8
 MIN_SH_ORDER = 2
 """Order 2 has 6 coefficients, as many as a diffusion tensor: the least that carries a direction."""
 
-SMOOTHING = 0.006
-"""Laplace-Beltrami regularisation of Descoteaux et al., Magn Reson Med 58:497-510 (2007)."""
+SMOOTHING = 0.002
+"""Laplace-Beltrami regularisation (Descoteaux et al., Magn Reson Med 58:497-510, 2007, who take 0.006).
+
+In a crossing of 90 degrees at the noise of the HCP, the attenuation interpolated from 90 directions is off by 0.0064
+(root mean square), by 0.0083 with 0.006 and by 0.0082 without regularisation."""
+
+MAX_CONDITION = 15.0
+"""Condition number of an SH basis up to which directions determine its coefficients: noise grows by no more. Evenly
+spread axes, as many as there are coefficients, have up to 4; 64 random ones have 13 at order 6 and 85 at order 8."""
+
+
+MAX_GAP_DEGREES = 45.0
+"""Largest angle between any axis and the nearest gradient axis. Six even axes leave 34 degrees, and the attenuation of
+a fibre is off by 0.09; with axes in a cone, which leave 53 degrees, it is off by 0.18, and up to 0.27."""
+
+USUAL_GAP_DEGREES = 35.0
+"""Six even axes leave that much; a larger gap is worth a note."""
 
 
 def n_coefficients(order: int) -> int:
@@ -30,15 +46,37 @@ def n_coefficients(order: int) -> int:
 
 
 def sh_order(directions: np.ndarray, max_order: int = MAX_SH_ORDER) -> int:
-    """Highest even SH order, at most ``max_order``, that the distinct axes among ``directions`` ``(N, 3)`` determine.
+    """Highest even SH order, at most ``max_order``, whose coefficients unit vectors ``(N, 3)`` determine.
+
+    That is a matter of their number and of their spread: the condition number of the basis is at most
+    ``MAX_CONDITION``.
 
     Raises:
-        SignalError: fewer than the 6 axes of order 2.
+        SignalError: not even order 2 is determined: there are fewer than 6 axes, or they lie near a plane or in a cone.
     """
     axes = unique_axes(directions, SAME_AXIS_DEGREES)
     if axes < n_coefficients(MIN_SH_ORDER):
         raise SignalError(f"found {axes} distinct gradient axes, expected at least {n_coefficients(MIN_SH_ORDER)}.")
-    return max(order for order in range(MIN_SH_ORDER, max_order + 1, 2) if n_coefficients(order) <= axes)
+    gap = largest_gap(directions)
+    orders = [order for order in range(MIN_SH_ORDER, max_order + 1, 2) if n_coefficients(order) <= axes]
+    fitting = [order for order in orders if condition(directions, order) <= MAX_CONDITION]
+    if gap > MAX_GAP_DEGREES or not fitting:
+        raise SignalError(
+            f"found {axes} gradient axes that leave a gap of {gap:.0f} degrees to the nearest axis (condition number "
+            f"{condition(directions, MIN_SH_ORDER):.3g} at SH order {MIN_SH_ORDER}), expected at most "
+            f"{MAX_GAP_DEGREES:g}: axes near a plane or in a cone say nothing of the other directions."
+        )
+    return max(fitting)
+
+
+def largest_gap(directions: np.ndarray) -> float:
+    """Largest angle in degrees between any axis and the nearest of unit vectors ``(N, 3)``: 17 for 30 even axes."""
+    return float(angles_between_axes(get_sphere(name="repulsion724").vertices, directions).min(axis=1).max())
+
+
+def condition(directions: np.ndarray, order: int) -> float:
+    """Condition number of the SH basis of an even ``order`` at unit vectors ``(N, 3)``; 1 is best."""
+    return float(np.linalg.cond(sh_basis(directions, order)))
 
 
 def sh_basis(directions: np.ndarray, order: int) -> np.ndarray:
@@ -56,16 +94,6 @@ def fit_matrix(directions: np.ndarray, order: int, smoothing: float = SMOOTHING)
     return smooth_pinv(sh_basis(directions, order), np.sqrt(smoothing) * degrees * (degrees + 1))
 
 
-def _same_axes(source: np.ndarray, target: np.ndarray) -> np.ndarray | None:
-    """Index of the source axis for each target axis where both hold the same axes, one to one; else None."""
-    if len(source) != len(target):
-        return None
-    angles = angles_between_axes(target, source)
-    nearest = angles.argmin(axis=1)
-    one_to_one = len(set(nearest.tolist())) == len(target)
-    return nearest if one_to_one and angles.min(axis=1).max() <= SAME_AXIS_DEGREES else None
-
-
 def sh_interpolation_matrix(
     source: np.ndarray,
     target: np.ndarray,
@@ -75,10 +103,10 @@ def sh_interpolation_matrix(
 ) -> np.ndarray:
     """Matrix that takes signals on ``source`` directions to signals on ``target`` directions.
 
-    Where both are the same axes (within 1 degree, in any order and sign) it is a permutation: nothing is interpolated.
-    Else it is an SH fit, evaluated at the target: ``Y_target (Y_source^T Y_source + smoothing L^2)^-1 Y_source^T`` with
-    ``L = l (l + 1)`` (Descoteaux et al., 2007). The order is the highest that the source axes determine; a lower one
-    than ``max_order`` is logged with its reason.
+    It is an SH fit, evaluated at the target: ``Y_target (Y_source^T Y_source + smoothing L^2)^-1 Y_source^T`` with
+    ``L = l (l + 1)`` (Descoteaux et al., 2007); for equal directions as for others, so that nothing jumps where a scan
+    comes near to the scheme. The order is the highest that the source axes determine; a lower one than ``max_order`` is
+    logged with its reason.
 
     Args:
         source: unit vectors of one shell, shape ``(N, 3)``.
@@ -93,18 +121,18 @@ def sh_interpolation_matrix(
     Raises:
         SignalError: the source has fewer than 6 distinct axes.
     """
-    same = _same_axes(source, target)
-    if same is not None:
-        return np.eye(len(source))[same]
     order = sh_order(source, max_order)
     if order < max_order:
-        logger.warning(
-            "%s: SH order lowered from %d to %d: %d distinct gradient axes, order %d needs %d.",
-            name,
-            max_order,
-            order,
-            unique_axes(source, SAME_AXIS_DEGREES),
-            order + 2,
-            n_coefficients(order + 2),
-        )
+        logger.warning("%s: SH order lowered from %d to %d: %s", name, max_order, order, why_lowered(source, order))
     return sh_basis(target, order) @ fit_matrix(source, order, smoothing)
+
+
+def why_lowered(directions: np.ndarray, order: int) -> str:
+    """Say why unit vectors ``(N, 3)`` do not determine a higher SH order than ``order``."""
+    axes, above = unique_axes(directions, SAME_AXIS_DEGREES), order + 2
+    if axes < n_coefficients(above):
+        return f"{axes} distinct gradient axes, order {above} needs {n_coefficients(above)}."
+    return (
+        f"{axes} gradient axes are spread unevenly, the condition number at order {above} is "
+        f"{condition(directions, above):.0f}, expected at most {MAX_CONDITION:g}."
+    )

@@ -1,7 +1,8 @@
-"""Targets of the tasks: from label images of a cohort to what a network is trained on, and back.
+"""Targets of the tasks, made from the label images of a cohort.
 
-A pair of classes a task: the encoder makes ``label``, the decoder turns the network's output into what is saved. NaN in
-a target means that the voxel does not count, for the loss and for the metrics.
+Each task but restoration has a pair of classes. The encoder makes ``label``, the target of the network. The decoder
+turns the network's output into what is saved. NaN in a target means that the voxel does not count in the loss and the
+metrics.
 """
 
 from transforms.targets.direction import (

@@ -1,4 +1,4 @@
-"""What the tasks that choose one of several classes share."""
+"""Class probabilities: the decoding that all tasks with classes share."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from monai.transforms import MapTransform
 
 
 class DecodeClassesd(MapTransform):
-    """Turn logits into class probabilities; outside the mask it is class 0.
+    """Turn logits into class probabilities; outside the mask, class 0 is certain.
 
     Args:
-        keys: logits, ``(K, X, Y, Z)``; become probabilities that add up to 1.
-        mask_key: where the mask stands, ``(1, X, Y, Z)``, on the same grid.
+        keys: keys of the logits, ``(K, X, Y, Z)``, which become probabilities that add up to 1.
+        mask_key: key of the mask, ``(1, X, Y, Z)``, on the same grid.
     """
 
     def __init__(self, keys: KeysCollection, mask_key: str = "mask") -> None:

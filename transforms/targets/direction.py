@@ -1,15 +1,16 @@
 """Target of direction: the axis of the largest fODF peak, as two angles or as a dyad.
 
-An axis has no sign: ``v`` and ``-v`` are the same fibre. Two encodings of a unit vector in world RAS:
+An axis has no sign: ``v`` and ``-v`` are the same fibre. A unit vector in world RAS has two encodings:
 
 ``angles``
-    Polar angle from +z and azimuth from +x in the plane of x and y, ``(theta, phi) / pi``, each in [0, 1], of the one
-    of ``v`` and ``-v`` that has y > 0; the target of Weninger et al., BVM 2022. Short, but it has a seam: where y is 0,
-    neighbours are encoded as ``(theta, 0)`` and ``(1 - theta, 1)``; and at the poles phi means nothing.
+    Polar angle from +z and azimuth from +x in the plane of x and y, as ``(theta, phi) / pi``, each in [0, 1]. They are
+    the angles of ``v`` or ``-v``, whichever has y > 0. This is the target of Weninger et al., BVM 2022. The code is
+    short, but it has a seam: where y is 0, neighbours are encoded as ``(theta, 0)`` and ``(1 - theta, 1)``. At the
+    poles phi means nothing.
 ``dyad``
-    The six entries ``xx, yy, zz, xy, xz, yz`` of ``v v^T``, each in [-1, 1], the diagonal in [0, 1]. It is the same for
-    ``v`` and ``-v`` and continuous everywhere. Any six numbers are a symmetric matrix, and its main eigenvector, that
-    of the largest eigenvalue, is the axis whose dyad is nearest to it (Frobenius norm, up to a scale).
+    The six entries ``xx, yy, zz, xy, xz, yz`` of ``v v^T``, each in [-1, 1], the diagonal in [0, 1]. The code is the
+    same for ``v`` and ``-v`` and continuous everywhere. Any six numbers are a symmetric matrix. Its main eigenvector,
+    that of the largest eigenvalue, is the axis whose dyad is nearest to the matrix (Frobenius norm, up to a scale).
 """
 
 from __future__ import annotations
@@ -24,25 +25,27 @@ from monai.transforms import MapTransform, Transform
 from transforms.errors import InputError
 
 CHANNELS = {"angles": 2, "dyad": 6}
-"""Encodings and their number of channels."""
+"""Number of channels of each encoding."""
 
 DYAD_ORDER = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
 """Row and column of each channel of a dyad: xx, yy, zz, xy, xz, yz."""
 
 MATRICES_AT_ONCE = 16384
-"""Symmetric matrices that are given to one eigendecomposition: on GPUs the batched solver of cuSOLVER is reported to
-fail above about 32,000, and a brain has over 100,000 voxels."""
+"""Number of symmetric matrices in one eigendecomposition. On GPUs the batched solver of cuSOLVER is reported to fail
+above about 32,000, and a brain has over 100,000 voxels."""
 
 
 def to_hemisphere(vectors: torch.Tensor) -> torch.Tensor:
-    """Choose of each vector and its opposite the one with y > 0; where y is 0 that with x > 0, else that with z > 0.
+    """Return each vector or its opposite, whichever has y > 0.
+
+    Where y is 0, x decides in the same way; where x is 0 as well, z does.
 
     Args:
-        vectors: ``(3, ...)``, NaN stays NaN.
+        vectors: vectors ``(3, ...)``; NaN stays NaN.
     """
     x, y, z = vectors
     opposite = (y < 0) | ((y == 0) & ((x < 0) | ((x == 0) & (z < 0))))
-    # a zero has no sign either: atan2(0, -0) is pi
+    # adding 0 takes the sign from -0, because atan2(0, -0) is pi
     return torch.where(opposite, -vectors, vectors) + 0.0
 
 
@@ -50,14 +53,14 @@ def encode_direction(axes: torch.Tensor, encoding: str) -> torch.Tensor:
     """Encode axes.
 
     Args:
-        axes: ``(3, ...)``, vectors of any length in world RAS; NaN and zero vectors have no direction.
+        axes: vectors ``(3, ...)`` of any length in world RAS; NaN and zero vectors have no direction.
         encoding: ``angles`` or ``dyad``, see the module.
 
     Returns:
         ``(2, ...)`` in [0, 1] or ``(6, ...)`` in [-1, 1], NaN where there is no direction.
 
     Raises:
-        InputError: another encoding.
+        InputError: there is no such encoding.
     """
     _check(encoding)
     length = torch.linalg.vector_norm(axes, dim=0)
@@ -65,7 +68,7 @@ def encode_direction(axes: torch.Tensor, encoding: str) -> torch.Tensor:
     if encoding == "dyad":
         return torch.stack([unit[row] * unit[column] for row, column in DYAD_ORDER])
     x, y, z = to_hemisphere(unit)
-    # arccos(z) would be blind near the poles
+    # arccos(z) is inexact near the poles
     theta = torch.atan2(torch.hypot(x, y), z)
     return torch.stack([theta, torch.atan2(y, x)]) / torch.pi
 
@@ -74,20 +77,20 @@ def decode_direction(code: torch.Tensor, encoding: str) -> torch.Tensor:
     """Turn encoded axes, or what a network returned for them, into unit vectors.
 
     Args:
-        code: ``(2, ...)`` or ``(6, ...)``, any real numbers; angles beyond [0, 1] go on around the sphere.
+        code: ``(2, ...)`` or ``(6, ...)``, any real numbers; angles beyond [0, 1] continue around the sphere.
         encoding: ``angles`` or ``dyad``, see the module.
 
     Returns:
-        ``(3, ...)``, unit vectors in world RAS with y >= 0; some unit vector where all directions are equally good (a
-        dyad of zeros), and NaN where any channel is not finite.
+        unit vectors ``(3, ...)`` in world RAS with y >= 0. Where all directions are equally good (a dyad of zeros),
+        some unit vector; where any channel is not finite, NaN.
 
     Raises:
-        InputError: another encoding, or another number of channels.
+        InputError: there is no such encoding, or it has another number of channels.
     """
     _check(encoding)
     if len(code) != CHANNELS[encoding]:
         raise InputError(f"direction: found {len(code)} channels, expected {CHANNELS[encoding]} for {encoding}.")
-    # an eigendecomposition ends with an error where it meets a NaN
+    # an eigendecomposition raises an error if it meets NaN
     valid = torch.isfinite(code).all(dim=0)
     vectors = torch.full((3, *code.shape[1:]), torch.nan, dtype=code.dtype, device=code.device)
     if encoding == "dyad":
@@ -110,16 +113,16 @@ def _check(encoding: str) -> None:
 
 
 class EncodeDirectiond(Transform):
-    """Make ``label`` for the task ``direction``: the encoded axis in white matter, NaN elsewhere and where it is zero.
+    """Make ``label`` for the task ``direction``: the encoded axis in white matter, NaN elsewhere and for zero vectors.
 
     Args:
-        peak_key: where the axis stands, a unit vector in world RAS, ``(3, X, Y, Z)``.
-        white_matter_key: where the mask of white matter stands, ``(1, X, Y, Z)``.
-        label_key: where the target goes, ``(6, X, Y, Z)`` or ``(2, X, Y, Z)``, float32.
+        peak_key: key of the axis, a unit vector in world RAS, ``(3, X, Y, Z)``.
+        white_matter_key: key of the mask of white matter, ``(1, X, Y, Z)``.
+        label_key: key of the target, ``(6, X, Y, Z)`` or ``(2, X, Y, Z)``, float32.
         encoding: ``dyad`` or ``angles``, see ``encode_direction``.
 
     Raises:
-        InputError: another encoding, or a peak that is no image of vectors.
+        InputError: there is no such encoding, or the peak is no image of vectors.
     """
 
     def __init__(
@@ -146,15 +149,16 @@ class EncodeDirectiond(Transform):
 
 
 class DecodeDirectiond(MapTransform):
-    """Turn encoded axes into unit vectors; outside the mask zero vectors, NaN where the code is NaN.
+    """Turn encoded axes into unit vectors: zero vectors outside the mask, NaN where the code is NaN.
 
     Args:
-        keys: ``(6, X, Y, Z)`` or ``(2, X, Y, Z)``, the output of a network or a target; become ``(3, X, Y, Z)``.
+        keys: keys of the encoded axes, ``(6, X, Y, Z)`` or ``(2, X, Y, Z)``: the output of a network or a target. They
+            become unit vectors, ``(3, X, Y, Z)``.
         encoding: ``dyad`` or ``angles``, see ``decode_direction``.
-        mask_key: where the mask stands, ``(1, X, Y, Z)``, on the same grid: the brain, or white matter if it is known.
+        mask_key: key of the mask, ``(1, X, Y, Z)``, on the same grid: the brain, or white matter if it is known.
 
     Raises:
-        InputError: another encoding, or another number of channels.
+        InputError: there is no such encoding, or it has another number of channels.
     """
 
     def __init__(self, keys: KeysCollection, encoding: str = "dyad", mask_key: str = "mask") -> None:
@@ -170,7 +174,7 @@ class DecodeDirectiond(MapTransform):
             code = data[key].float()
             inside = (data[self.mask_key] > 0.5).to(code.device)
             missing = torch.isnan(code).any(dim=0, keepdim=True)
-            # what lies outside is not worth an eigendecomposition
+            # decode_direction skips NaN, so voxels outside cost no eigendecomposition
             vectors = decode_direction(torch.where(inside, code, torch.nan), self.encoding)
             result[key] = torch.where(inside | missing, vectors, 0.0)
         return result

@@ -16,9 +16,9 @@ class EncodeNuFOd(Transform):
     """Make ``label`` for the task ``crossings``: NuFO in white matter, NaN elsewhere.
 
     Args:
-        nufo_key: where the numbers stand, ``(1, X, Y, Z)``; more than 3 count as 3.
-        white_matter_key: where the mask of white matter stands, ``(1, X, Y, Z)``.
-        label_key: where the target goes, ``(1, X, Y, Z)``, float32.
+        nufo_key: key of NuFO, ``(1, X, Y, Z)``; more than 3 count as 3.
+        white_matter_key: key of the mask of white matter, ``(1, X, Y, Z)``.
+        label_key: key of the target, ``(1, X, Y, Z)``, float32.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class EncodeNuFOd(Transform):
 
 
 class DecodeNuFOd(DecodeClassesd):
-    """Turn the output of a network for ``crossings`` into probabilities of a NuFO of 0 to 3; outside the mask it is 0.
+    """Turn the output of a network for ``crossings`` into probabilities of a NuFO of 0 to 3.
 
-    The mask is that of the brain, or of white matter if it is known.
+    Outside the mask NuFO is 0. The mask is that of the brain, or of white matter if it is known.
     """

@@ -9,13 +9,14 @@ from monai.transforms import Transform
 
 
 class CleanTargetd(Transform):
-    """Make ``label`` for restoration: the image itself, named before artifacts are applied to it and not copied.
+    """Make ``label`` for restoration: the image itself, before artifacts are applied to it.
 
-    Artifacts return a new image, so both names may share one in a cache, at half the memory.
+    The label is not a copy. Artifacts return a new image, so both keys can share one image in a cache, at half the
+    memory.
 
     Args:
-        image_key: where the image stands, ``(C, X, Y, Z)``.
-        label_key: where the target goes.
+        image_key: key of the image, ``(C, X, Y, Z)``.
+        label_key: key of the target.
     """
 
     def __init__(self, image_key: str = "image", label_key: str = "label") -> None:

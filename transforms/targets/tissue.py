@@ -14,9 +14,9 @@ class EncodeTissued(Transform):
     """Make ``label`` for the task ``segmentation``: the tissue index inside the brain mask, 0 outside it.
 
     Args:
-        tissue_key: where the label image stands, ``(1, X, Y, Z)``, indices into ``TISSUES``.
-        mask_key: where the brain mask stands, ``(1, X, Y, Z)``.
-        label_key: where the target goes, ``(1, X, Y, Z)``, float32.
+        tissue_key: key of the label image, ``(1, X, Y, Z)``, indices into ``TISSUES``.
+        mask_key: key of the brain mask, ``(1, X, Y, Z)``.
+        label_key: key of the target, ``(1, X, Y, Z)``, float32.
     """
 
     def __init__(self, tissue_key: str = "tissue", mask_key: str = "mask", label_key: str = "label") -> None:
@@ -32,4 +32,4 @@ class EncodeTissued(Transform):
 
 
 class DecodeTissued(DecodeClassesd):
-    """Turn the output of a segmentation network into class probabilities; outside the brain it is background."""
+    """Turn the output of a segmentation network into class probabilities; outside the brain, background is certain."""

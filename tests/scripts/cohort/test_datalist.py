@@ -1,8 +1,11 @@
 """Splits are by participant, seeded, and stay; a datalist that breaks this is refused."""
 
 import json
+import random
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +16,7 @@ from scripts.cohort.datalist import (
     assign_splits,
     check_splits,
     load_entries,
+    read_assigned,
     read_cohort,
     split_sizes,
     write_datalist,
@@ -104,17 +108,18 @@ def test_a_grown_cohort_comes_to_the_sizes_asked_for():
     assert _count(assign_splits(NAMES, (15, 5, 8), 0, known=first)) == [15, 5, 8]
 
 
-def test_who_is_gone_is_forgotten():
+def test_who_is_gone_takes_no_place_of_those_who_are_there():
     known = {"sub-90": "test", NAMES[0]: "test"}
     assigned = assign_splits(NAMES, (15, 5, 8), 0, known)
     assert set(assigned) == set(NAMES)
     assert assigned[NAMES[0]] == "test"
+    assert _count(assigned) == [15, 5, 8]
 
 
 def _scan(participant, checksum, name=None, folder=Path(), **images):
-    return PreparedScan(
-        folder, {"participant": participant, "scan": name or participant, "checksum": checksum, **images}
-    )
+    name = name or participant
+    files = {"image": f"{name}.nii.gz", "b0": f"{name}_b0.nii.gz", "mask": f"{name}_mask.nii.gz", **images}
+    return PreparedScan(folder, {"participant": participant, "scan": name, "checksum": checksum, **files})
 
 
 def test_one_scan_or_participant_in_two_splits_is_refused():
@@ -131,16 +136,24 @@ def test_one_scan_or_participant_in_two_splits_is_refused():
     check_splits({"training": two_sessions, "validation": [_scan("sub-02", "c")], "test": []})
 
 
+AFFINE = np.array([[2.4, 0, 0, -7], [0, 2.4, 0, 5], [0, 0, 2.4, 3], [0, 0, 0, 1]])
+
+
+def write_image(path, shape=(3, 4, 5), affine=AFFINE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.Nifti1Image(np.ones(shape, dtype=np.uint8), affine).to_filename(path)
+
+
 @pytest.fixture
 def cohort(tmp_path):
     """Three participants, of whom the first has two sessions; test is empty."""
     scans = [
-        _scan(name[:6], str(index), name, tmp_path, image=f"{name}.nii.gz", mask=f"{name}_mask.nii.gz")
+        _scan(name[:6], str(index), name, tmp_path)
         for index, name in enumerate(["sub-01_ses-1", "sub-01_ses-2", "sub-02", "sub-03"])
     ]
     for scan in scans:
-        for key in ("image", "mask"):
-            scan.path(key).touch()
+        for key, shape in (("image", (3, 4, 5, 2)), ("b0", (3, 4, 5)), ("mask", (3, 4, 5))):
+            write_image(scan.path(key), shape)
     splits = {"sub-01": "training", "sub-02": "validation", "sub-03": "training"}
     write_datalist(tmp_path, scans, splits)
     return tmp_path
@@ -213,8 +226,152 @@ def test_a_cohort_that_cannot_be_used_is_refused_with_a_sentence(cohort, tmp_pat
 
 def test_scans_without_labels_are_left_out_with_a_warning(cohort, caplog):
     datalist = json.loads((cohort / DATALIST).read_text())
-    datalist["training"][2]["tissue"] = "sub-03.nii.gz"
+    datalist["training"][2]["tissue"] = "sub-03_tissue.nii.gz"
+    write_image(cohort / "sub-03_tissue.nii.gz")
     (cohort / DATALIST).write_text(json.dumps(datalist))
     (found,) = load_entries(str(cohort), "training", ["tissue"])
     assert found["scan"] == "sub-03"
     assert "sub-01_ses-1: left out of training, it has no tissue" in caplog.text
+
+
+# those who are gone for a time
+
+
+@pytest.mark.parametrize("case", range(40))
+def test_who_could_not_be_read_for_a_time_comes_back_to_the_same_split(tmp_path, case):
+    """Runs of preparation over a cohort that grows, each with other scans that fail."""
+    generator = random.Random(case)
+    weights = generator.choice([(15, 5, 8), (45, 5, 0), (1, 1, 1), (98, 1, 1)])
+    names = [f"sub-{index:02d}" for index in range(generator.randint(2, 24))]
+    first: dict[str, str] = {}
+    for run in range(6):
+        present = generator.sample(names, generator.randint(1, len(names)))
+        splits = assign_splits(present, weights, seed=run, known=read_assigned(tmp_path))
+        write_datalist(tmp_path, [_scan(name, name, folder=tmp_path) for name in present], splits)
+        listed = {scan.participant: split for split, scans in read_cohort(tmp_path).items() for scan in scans}
+        assert listed.keys() == set(present)
+        for name, split in listed.items():
+            assert first.setdefault(name, split) == split
+        assert read_assigned(tmp_path) == first
+        names.append(f"sub-9{run}")
+
+
+def test_a_cohort_of_an_earlier_version_keeps_its_splits(cohort):
+    datalist = json.loads((cohort / DATALIST).read_text())
+    assert datalist.pop("splits") == {"sub-01": "training", "sub-02": "validation", "sub-03": "training"}
+    (cohort / DATALIST).write_text(json.dumps(datalist))
+    assert read_assigned(cohort) == {"sub-01": "training", "sub-02": "validation", "sub-03": "training"}
+
+
+@pytest.mark.parametrize("assigned", [[], "training", {"sub-01": "train"}, {"sub-01": ["test"]}, {"sub-01": None}, 3])
+def test_remembered_splits_that_are_none_are_refused(cohort, assigned):
+    datalist = json.loads((cohort / DATALIST).read_text())
+    (cohort / DATALIST).write_text(json.dumps({**datalist, "splits": assigned}))
+    with pytest.raises(InputError, match=r"datalist\.json: found splits that names no splits, expected training"):
+        read_assigned(cohort)
+
+
+def test_the_checksum_of_a_cohort_does_not_depend_on_who_is_gone(cohort):
+    before = read_json(cohort / DATALIST)
+    listed = read_cohort(cohort)
+    scans = [scan for split in SPLITS for scan in listed[split]]
+    splits = {scan.participant: split for split in SPLITS for scan in listed[split]}
+    write_datalist(cohort, scans, {**splits, "sub-77": "test"})
+    after = read_json(cohort / DATALIST)
+    assert after["splits"] == {**before["splits"], "sub-77": "test"}
+    assert after["checksum"] == before["checksum"]
+
+
+# what people edit into a list
+
+
+def edit(cohort, **changes):
+    """Change the first entry of training; None takes a key out."""
+    datalist = json.loads((cohort / DATALIST).read_text())
+    entry = {**datalist["training"][0], **changes}
+    datalist["training"][0] = {key: value for key, value in entry.items() if value is not None}
+    (cohort / DATALIST).write_text(json.dumps(datalist))
+
+
+def refused(cohort, match):
+    for attempt in (lambda: read_cohort(cohort), lambda: load_entries(str(cohort), "training", ["image"])):
+        with pytest.raises(InputError, match=match) as error:
+            attempt()
+        assert str(error.value).startswith(str(cohort / DATALIST))
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["participant", "scan", "checksum", "image", "b0", "mask"])
+@pytest.mark.parametrize("value", [None, 3, ["a"], {"a": "b"}])
+def test_an_entry_without_what_every_scan_has_is_refused(cohort, key, value):
+    edit(cohort, **{key: value})
+    refused(cohort, rf": training: found {key} = .*, expected a text\.$")
+
+
+@pytest.mark.parametrize("key", ["image", "b0", "mask", "tissue", "n_peaks", "peak", "white_matter", "tissue_prob"])
+@pytest.mark.parametrize("path", ["../sub-02.nii.gz", "sub-01/../../a.nii.gz", "/etc/passwd", "/tmp/a.nii.gz"])
+def test_a_path_out_of_the_cohort_is_refused(cohort, key, path):
+    edit(cohort, **{key: path})
+    refused(cohort, rf": training: found '{path}', expected a path within the cohort\.$")
+
+
+def test_a_label_that_is_no_text_is_refused(cohort):
+    edit(cohort, n_peaks=5)
+    refused(cohort, ": training: found n_peaks = 5 of sub-01_ses-1, expected a text")
+
+
+def test_other_keys_of_an_entry_are_left_alone(cohort):
+    edit(cohort, age=31, site={"a": 1})
+    assert len(load_entries(str(cohort), "training")) == 3
+
+
+@pytest.mark.parametrize("listed", [None, {}, "sub-01", 3])
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_split_that_is_no_list_is_refused(cohort, split, listed):
+    datalist = json.loads((cohort / DATALIST).read_text())
+    (cohort / DATALIST).write_text(json.dumps({**datalist, split: listed}))
+    refused(cohort, f": found {split} = .*, expected a list of scans")
+    del datalist[split]
+    (cohort / DATALIST).write_text(json.dumps(datalist))
+    refused(cohort, f": found {split} = None, expected a list of scans")
+
+
+@pytest.mark.parametrize("entry", [None, "sub-01", 3, ["image"]])
+def test_an_entry_that_is_no_object_is_refused(cohort, entry):
+    datalist = json.loads((cohort / DATALIST).read_text())
+    datalist["training"].append(entry)
+    (cohort / DATALIST).write_text(json.dumps(datalist))
+    refused(cohort, ": training: found .*, expected an object for each scan")
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", "{", ""])
+def test_a_list_that_is_none_is_refused(cohort, content):
+    (cohort / DATALIST).write_text(content)
+    refused(cohort, "expected")
+
+
+MOVED, FLIPPED = AFFINE.copy(), AFFINE @ np.diag([-1, 1, 1, 1])
+MOVED[1, 3] += 2.4
+
+
+@pytest.mark.parametrize("key", ["mask", "tissue"])
+@pytest.mark.parametrize(("shape", "affine"), [((4, 3, 5), AFFINE), ((3, 4, 5), MOVED), ((3, 4, 5), FLIPPED)])
+def test_a_mask_or_label_on_another_grid_is_refused(cohort, key, shape, affine):
+    edit(cohort, tissue="tissue.nii.gz")
+    write_image(cohort / "tissue.nii.gz")
+    assert load_entries(str(cohort), "training", ["image", "mask", "tissue"])[0]["tissue"].endswith("tissue.nii.gz")
+    changed = cohort / ("tissue.nii.gz" if key == "tissue" else "sub-01_ses-1_mask.nii.gz")
+    write_image(changed, shape, affine)
+    with pytest.raises(InputError) as error:
+        load_entries(str(cohort), "training", ["image", "mask", "tissue"])
+    assert str(error.value) == (
+        f"{changed}: found another grid ({'x'.join(map(str, shape))}) than that of sub-01_ses-1.nii.gz (3x4x5), "
+        "expected one for all images of a scan."
+    )
+
+
+def test_a_label_with_too_many_dimensions_is_refused(cohort):
+    edit(cohort, tissue="tissue.nii.gz")
+    write_image(cohort / "tissue.nii.gz", (3, 4, 5, 4))
+    with pytest.raises(InputError, match=r"tissue\.nii\.gz: found an image of shape 3x4x5x4, expected 3 dimensions"):
+        load_entries(str(cohort), "training", ["image", "tissue"])

@@ -47,7 +47,10 @@ def test_runs_and_sessions_are_scans_of_their_own(bids):
         stem = str(scan.dwi).removesuffix(".nii.gz")
         assert (str(scan.bval), str(scan.bvec)) == (f"{stem}.bval", f"{stem}.bvec")
         assert scan.brain_mask is None
-        assert scan.phase_encoding == {}
+        assert scan.sidecars == ()
+        assert scan.acquisition() == {}
+        assert scan.notes == ()
+        assert scan.problem is None
         assert str(scan) == scan.name
 
 
@@ -63,25 +66,76 @@ def test_derivatives_in_the_raw_folder_are_not_raw(bids, heads, monkeypatch, rel
     assert [scan.dwi.resolve() for scan in scans] == [raw]
 
 
-def test_gradients_and_phase_encoding_are_inherited_from_the_root(bids):
+def test_gradients_and_acquisition_are_inherited_from_the_root(bids):
     _scan(bids, "sub-01", gradients=False)
-    _scan(bids, "sub-02", gradients=True, PhaseEncodingDirection="i")
+    own = _scan(bids, "sub-02", gradients=True, PhaseEncodingDirection="i")
     shared = [_touch(bids / f"dwi.{ending}") for ending in ("bval", "bvec")]
-    _touch(bids / "dwi.json", json.dumps({"PhaseEncodingDirection": "j-"}))
+    common = _touch(bids / "dwi.json", json.dumps({"PhaseEncodingDirection": "j-", "EchoTime": 0.1}))
     first, second = find_scans("bids", bids)
     assert [first.bval, first.bvec] == shared
-    assert first.phase_encoding == {"PhaseEncodingDirection": "j-"}
+    assert first.sidecars == (common,)
+    assert first.acquisition() == {"PhaseEncodingDirection": "j-", "EchoTime": 0.1}
     assert (second.bval.name, second.bvec.name) == ("sub-02_dwi.bval", "sub-02_dwi.bvec")
-    assert second.phase_encoding == {"PhaseEncodingDirection": "i"}
+    # field by field, the nearer file counts more
+    assert second.sidecars == (own.with_name("sub-02_dwi.json"), common)
+    assert second.acquisition() == {"PhaseEncodingDirection": "i", "EchoTime": 0.1}
 
 
-def test_phase_encoding_falls_back_to_the_axis(bids):
-    _scan(bids, "sub-01", PhaseEncodingDirection="j-", PhaseEncodingAxis="j")
-    _scan(bids, "sub-02", PhaseEncodingAxis="i")
-    assert [scan.phase_encoding for scan in find_scans("bids", bids)] == [
-        {"PhaseEncodingDirection": "j-"},
-        {"PhaseEncodingAxis": "i"},
-    ]
+def test_a_sibling_with_more_entities_gives_nothing(bids):
+    """A real scan got the table of another one, 11 degrees off, although its own lay beside it."""
+    names = ("sub-01", "sub-01_acq-x", "sub-01_acq-rot_dir-PA", "sub-01_dir-PA")
+    paths = {name: _scan(bids, name, EchoTime=index) for index, name in enumerate(names)}
+    scans = {scan.name: scan for scan in find_scans("bids", bids)}
+    assert set(scans) == set(names)
+    for index, (name, dwi) in enumerate(paths.items()):
+        stem = str(dwi).removesuffix(".nii.gz")
+        assert (str(scans[name].bval), str(scans[name].bvec)) == (f"{stem}.bval", f"{stem}.bvec")
+        assert scans[name].acquisition() == {"EchoTime": index}
+    paths["sub-01"].with_name("sub-01_dwi.bvec").unlink()
+    assert {scan.name: scan for scan in find_scans("bids", bids)}["sub-01"].bvec.name == "sub-01_dwi.bvec"
+
+
+def test_files_that_fit_equally_cost_their_scan_alone(bids):
+    dwi = _scan(bids, "sub-01_acq-x_dir-PA", gradients=False)
+    _scan(bids, "sub-02")
+    for name in ("sub-01_acq-x_dwi", "sub-01_dir-PA_dwi"):
+        for ending in ("bval", "bvec"):
+            _touch(dwi.with_name(f"{name}.{ending}"))
+    first, second = find_scans("bids", bids)
+    assert second.problem is None
+    with pytest.raises(InputError, match=r"^.*found sub-01_acq-x_dwi\.bvec and sub-01_dir-PA_dwi\.bvec in .*equally"):
+        first.open(1000)
+
+
+def test_a_broken_sidecar_costs_its_own_scan_and_of_another_modality_nothing(bids):
+    for index, name in enumerate(("sub-01", "sub-02", "sub-03")):
+        _scan(bids, name, EchoTime=index)
+    broken = bids / "sub-02" / "dwi" / "sub-02_dwi.json"
+    for other in ("sub-01/anat/sub-01_T1w.json", "sub-03/dwi/sub-03_sbref.json", "T1w.json", "task-rest_bold.json"):
+        _touch(bids / other, "{")
+    for content, sentence in ((b"{", "not JSON"), (b"[1]", "JSON list"), ('{"a": "\xe9"}'.encode("latin-1"), "UTF-8")):
+        broken.write_bytes(content)
+        first, second, third = find_scans("bids", bids)
+        assert (first.acquisition(), third.acquisition()) == ({"EchoTime": 0}, {"EchoTime": 2})
+        with pytest.raises(InputError, match=sentence) as error:
+            second.acquisition()
+        assert str(error.value).startswith(f"{broken}: ")
+    broken.write_bytes(b"\xef\xbb\xbf" + b'{"EchoTime": 7}')
+    assert find_scans("bids", bids)[1].acquisition() == {"EchoTime": 7}
+    # a link to nothing is no file
+    broken.unlink()
+    broken.symlink_to(bids / "absent.json")
+    assert find_scans("bids", bids)[1].acquisition() == {}
+
+
+def test_a_dangling_t1_is_no_t1(bids):
+    _scan(bids, "sub-01")
+    anat = bids / "sub-01" / "anat"
+    anat.mkdir()
+    (anat / "sub-01_T1w.nii.gz").symlink_to(bids / "absent.nii.gz")
+    assert find_scans("bids", bids)[0].t1w is None
+    second = _touch(anat / "sub-01_run-2_T1w.nii.gz")
+    assert find_scans("bids", bids)[0].t1w == second
 
 
 def test_missing_gradients_are_named_beside_the_scan(bids):
@@ -108,8 +162,27 @@ def test_each_scan_gets_its_own_brain_mask_from_derivatives(bids, heads):
     masks = {name: _mask(derivatives, name) for name in names if name not in ("sub-01_dir-PA", "sub-03")}
     _touch(derivatives / "sub-03" / "anat" / "sub-03_desc-brain_mask.nii.gz")
     _touch(derivatives / "sub-03" / "dwi" / "sub-03_desc-tumour_mask.nii.gz")
-    found = {scan.name: scan.brain_mask for scan in find_scans("bids", bids, derivatives)}
-    assert found == {name: masks.get(name) for name in names}
+    scans = {scan.name: scan for scan in find_scans("bids", bids, derivatives)}
+    assert {name: scan.brain_mask for name, scan in scans.items()} == {name: masks.get(name) for name in names}
+    missing = (f"no brain mask of it in {derivatives}: one was found on the b0",)
+    assert {name: scan.notes for name, scan in scans.items()} == {
+        name: () if name in masks else missing for name in names
+    }
+    assert all(scan.notes == () for scan in find_scans("bids", bids)), "without derivatives none is missing"
+
+
+@pytest.mark.parametrize(
+    ("space", "taken"), [("dwi", True), ("orig", True), ("native", True), ("T1w", False), ("MNI152", False)]
+)
+def test_a_mask_in_the_space_of_the_scan_is_taken_and_another_is_not(bids, heads, space, taken):
+    derivatives = bids.parent / "masks"
+    heads.describe(derivatives, "derivative")
+    _scan(bids, "sub-01_ses-1")
+    name = f"sub-01_ses-1_space-{space}_desc-brain_mask.nii.gz"
+    path = _touch(derivatives / "sub-01" / "ses-1" / "dwi" / name)
+    (scan,) = find_scans("bids", bids, derivatives)
+    assert scan.brain_mask == (path if taken else None)
+    assert bool(scan.notes) is not taken
 
 
 def test_the_sidecar_of_a_brain_mask_is_not_the_mask(bids, heads):
@@ -145,6 +218,20 @@ def test_hcp_names_files_and_mask(tmp_path):
     assert (second.name, second.brain_mask) == ("sub-100307", None)
 
 
+def test_visits_of_hcp_lifespan_are_sessions_of_one_participant(tmp_path):
+    for folder in ("HCA6000000_V1_MR", "HCA6000000_V2_MR", "HCD0001305_V1_MR", "HCA6002236_V1", "100206"):
+        for name in ("data.nii.gz", "bvals", "bvecs"):
+            _touch(tmp_path / folder / "T1w" / "Diffusion" / name)
+    found = {scan.name: scan.participant for scan in find_scans("hcp", tmp_path)}
+    assert found == {
+        "sub-100206": "sub-100206",
+        "sub-HCA6000000_ses-V1": "sub-HCA6000000",
+        "sub-HCA6000000_ses-V2": "sub-HCA6000000",
+        "sub-HCA6002236_ses-V1": "sub-HCA6002236",
+        "sub-HCD0001305_ses-V1": "sub-HCD0001305",
+    }
+
+
 def test_errors_say_what_was_expected(bids, heads, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -176,6 +263,16 @@ def test_phase_images_are_no_scans(bids):
 def test_the_description_of_an_earlier_processing_is_not_part_of_the_name(bids):
     _scan(bids, "sub-01_desc-preproc")
     assert [scan.name for scan in find_scans("bids", bids)] == ["sub-01"]
-    _scan(bids, "sub-01")
-    with pytest.raises(InputError, match="two versions of one scan"):
-        find_scans("bids", bids)
+
+
+@pytest.mark.parametrize("other", ["sub-01_desc-preproc_dwi.nii.gz", "sub-01_dwi.nii"])
+def test_two_versions_of_one_scan_cost_that_scan_alone(bids, other):
+    dwi = _scan(bids, "sub-01")
+    second = _touch(dwi.with_name(other))
+    _scan(bids, "sub-02")
+    first, untouched = find_scans("bids", bids)
+    assert (first.name, untouched.name, untouched.problem) == ("sub-01", "sub-02", None)
+    with pytest.raises(InputError) as error:
+        first.open(1000)
+    paths = " and ".join(map(str, sorted([dwi, second], key=lambda path: path.name)))
+    assert str(error.value) == first.problem == f"{paths}: found several versions of one scan, expected one."

@@ -1,9 +1,12 @@
 """Preparation: what is on disk is what the transforms give, whole, once, and in one way for a cohort."""
 
+import csv
+import gzip
 import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +19,7 @@ from typer.testing import CliRunner
 import scripts.cohort.prepare as module
 from scripts.__main__ import app
 from scripts.cohort.datalist import DATALIST, SPLITS
-from scripts.cohort.prepare import _to_ras, prepare_cohort
+from scripts.cohort.prepare import prepare_cohort
 from scripts.io.files import read_json
 from scripts.io.gradients import read_gradients, read_scheme
 from scripts.io.raw_scan import open_scan
@@ -114,20 +117,37 @@ def test_files_hold_what_the_transforms_give(prepared, raw, scheme, subject):
 def test_the_sidecar_says_how_the_scan_was_made(prepared, raw):
     scan = raw[1]["sub-01"]
     sidecar = json.loads(Path(f"{_stem(prepared[0], 'sub-01')}attenuation_dwi.json").read_text())
-    sources = [scan.dwi, scan.bval, scan.bvec]
+    sources = [scan.dwi, scan.bval, scan.bvec, scan.dwi.with_name("sub-01_dwi.json")]
     assert sidecar["Sources"] == [str(path) for path in sources]
     assert sidecar["SourceChecksums"] == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sources}
     assert sidecar["Volumes"] == {"b0": 1, "shell": 16}
     assert sidecar["DistinctAxes"] == 16
-    # 15 coefficients of order 4 are determined by 16 axes, 28 of order 6 are not
-    assert sidecar["HighestSphericalHarmonicOrder"] == 4
-    assert sidecar["BrainMask"] == "median_otsu"
+    # 16 axes would do for the 15 coefficients of order 4, but these are picked from 64 and not spread evenly
+    assert sidecar["HighestSphericalHarmonicOrder"] == 2
+    assert sidecar["BrainMask"] == "found"
+    mask = nib.load(f"{_stem(prepared[0], 'sub-01')}brain_mask.nii.gz").get_fdata()
+    assert sidecar["BrainMilliliters"] == pytest.approx(mask.sum() * VOXEL_SIZE**3 / 1000, abs=0.06)
+    assert 1 <= sidecar["ConditionNumber"] <= 15
+    assert sidecar["GradientsChecked"] is False
+    assert sidecar["Notes"] == []
+    assert sidecar["VoxelChecksum"] == open_scan(scan.dwi).read(checksum=True).checksum
     assert sidecar["PhaseEncodingDirection"] == "j-"
     stored = hashlib.sha256((prepared[0] / "scheme.bvec").read_bytes()).hexdigest()
-    assert sidecar["Preparation"] == {"bvalue": 1000.0, "voxel_size": VOXEL_SIZE, "scheme": stored}
+    expected = {"bvalue": 1000.0, "voxel_size": VOXEL_SIZE, "scheme": stored, "b0_max": 50.0}
+    assert sidecar["Preparation"] == expected
     description = json.loads((prepared[0] / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative"
     assert description["Preparation"] == sidecar["Preparation"]
+
+
+def test_16_axes_that_are_spread_evenly_have_order_4(tmp_path, heads, prepare, axes_on_sphere):
+    """15 coefficients of order 4 are determined by 16 axes, 28 of order 6 are not."""
+    even = np.vstack([np.zeros(4), np.column_stack([axes_on_sphere(16), np.full(16, 1000.0)])])
+    heads.write_bids(tmp_path / "raw", ["sub-01"], gradients=even)
+    prepare(tmp_path / "raw", tmp_path / "out")
+    sidecar = json.loads(Path(f"{_stem(tmp_path / 'out', 'sub-01')}attenuation_dwi.json").read_text())
+    assert sidecar["DistinctAxes"] == 16
+    assert sidecar["HighestSphericalHarmonicOrder"] == 4
 
 
 def test_scans_that_cannot_be_used_are_left_out_with_their_reason(prepared, raw):
@@ -158,7 +178,7 @@ def test_names_are_those_of_bids_derivatives(prepared):
     endings = ["attenuation_dwi.nii.gz", "attenuation_dwi.bval", "attenuation_dwi.bvec", "attenuation_dwi.json"]
     endings += ["b0_dwi.nii.gz", "brain_mask.nii.gz"]
     expected = {f"{subject}/dwi/{subject}_desc-{ending}" for subject in GOOD for ending in endings}
-    expected |= {"dataset_description.json", "datalist.json", "scheme.bvec", "scheme.bval"}
+    expected |= {"dataset_description.json", "datalist.json", "scheme.bvec", "scheme.bval", "scans.tsv"}
     assert set(state(prepared[0])) == expected
     for split in SPLITS:
         for entry in read_json(prepared[0] / DATALIST)[split]:
@@ -190,8 +210,8 @@ def test_a_second_preparation_does_nothing(copy, raw, prepare, monkeypatch):
     outcomes = prepare(raw[0], copy)
     assert [str(outcome.item) for outcome in outcomes if outcome.result] == list(GOOD)
     after = state(copy)
-    # the datalist alone is written again, as it was
-    assert {name for name in before if before[name] != after[name]} <= {"datalist.json"}
+    # the datalist and the table alone are written again, as they were
+    assert {name for name in before if before[name] != after[name]} <= {"datalist.json", "scans.tsv"}
     assert {name: content for name, (content, _) in after.items()} == {
         name: content for name, (content, _) in before.items()
     }
@@ -207,14 +227,14 @@ def test_a_changed_source_is_prepared_again_and_alone(tmp_path, heads, prepare):
     prepare(root, out)
     after = state(out)
     changed = {name for name in before if before[name] != after[name]}
-    assert all(name.startswith("sub-02") or name == "datalist.json" for name in changed)
+    assert all(name.startswith("sub-02") or name in ("datalist.json", "scans.tsv") for name in changed)
     assert "sub-02/dwi/sub-02_desc-attenuation_dwi.nii.gz" in changed
     fresh = tmp_path / "fresh"
     prepare(root, fresh)
     same_images(out, fresh)
     assert read_json(out / DATALIST)["checksum"] != entries["checksum"]
     checksums = {entry["scan"]: entry["checksum"] for split in SPLITS for entry in read_json(out / DATALIST)[split]}
-    assert checksums["sub-02"] == hashlib.sha256(dwi.read_bytes()).hexdigest()
+    assert checksums["sub-02"] == open_scan(dwi).read(checksum=True).checksum
 
 
 def test_another_way_to_prepare_is_refused_and_nothing_is_touched(copy, raw, prepare, tmp_path, scheme):
@@ -429,13 +449,315 @@ def test_a_split_that_is_no_numbers_is_a_wrong_use_of_the_command(tmp_path):
     assert "expected numbers as" in result.output
 
 
-@pytest.mark.parametrize("code", ["i", "i-", "j", "j-", "k", "k-"])
-@pytest.mark.parametrize("orientation", ["RAS", "LAS", "LPS", "PIR", "SLA"])
-def test_phase_encoding_points_the_same_way_in_the_world_after_reorientation(code, orientation):
-    affine = np.eye(4)
-    affine[:3, :3] = nib.orientations.inv_ornt_aff(nib.orientations.axcodes2ornt(orientation), (2, 2, 2))[:3, :3]
+# what is said of each scan
 
-    def in_world(code, linear):
-        return linear[:, "ijk".index(code[0])] * (-1 if code.endswith("-") else 1)
 
-    np.testing.assert_array_equal(in_world(_to_ras(code, affine), np.eye(3)), in_world(code, affine[:3, :3]))
+def rows(out: Path) -> dict[str, dict[str, str]]:
+    """Lines of the table of scans, by the scan."""
+    with (out / "scans.tsv").open(newline="", encoding="utf-8") as file:
+        return {row["scan"]: row for row in csv.DictReader(file, delimiter="\t")}
+
+
+def sidecar_of(out: Path, subject: str) -> dict:
+    return read_json(Path(f"{_stem(out, subject)}attenuation_dwi.json"))
+
+
+def test_the_table_has_a_line_for_each_scan(prepared):
+    table = rows(prepared[0])
+    assert list(table) == list(GOOD)
+    datalist = read_json(prepared[0] / DATALIST)
+    for subject, row in table.items():
+        known = sidecar_of(prepared[0], subject)
+        (split,) = [name for name in SPLITS if [entry["scan"] for entry in datalist[name]] == [subject]]
+        assert row == {
+            "scan": subject,
+            "participant": subject,
+            "split": split,
+            "b0_volumes": "1",
+            "shell_volumes": "16",
+            "axes": "16",
+            "sh_order": "2",
+            "brain_mask": "found",
+            "brain_ml": str(known["BrainMilliliters"]),
+            "notes": "",
+        }
+
+
+def rewrite(scan, change) -> None:
+    """Change the voxels of a raw scan, ``(X, Y, Z, N)``, as its image holds them."""
+    image = nib.load(scan.dwi)
+    nib.save(nib.Nifti1Image(change(np.asarray(image.dataobj).copy()), image.affine), scan.dwi)
+
+
+def without(*volumes):
+    def change(voxels):
+        voxels[..., list(volumes)] = 0
+        return voxels
+
+    return change
+
+
+def test_a_scan_that_was_stopped_early_is_prepared_of_what_it_has(tmp_path, heads, prepare, caplog):
+    root, gradients = tmp_path / "raw", heads.table((0, 1), (1000, 20))
+    scans = heads.write_bids(root, GOOD[:2], gradients=gradients)
+    rewrite(scans["sub-01"], without(18, 19, 20))
+    first, second = prepare(root, tmp_path / "out")
+    assert (first.failure, second.failure) == (None, None)
+    note = "volumes 18 to 20 left out: no signal"
+    assert sidecar_of(tmp_path / "out", "sub-01")["Notes"] == [note]
+    assert f"{scans['sub-01'].dwi}: {note}" in caplog.messages
+    table = rows(tmp_path / "out")
+    assert (table["sub-01"]["notes"], table["sub-02"]["notes"]) == (note, "")
+    # what is prepared is that of a scan without these volumes
+    other = heads.write_bids(tmp_path / "short", ["sub-01"], gradients=gradients)["sub-01"]
+    rewrite(other, lambda voxels: voxels[..., :18])
+    np.savetxt(other.bval, np.loadtxt(other.bval)[None, :18], fmt="%g")
+    np.savetxt(other.bvec, np.loadtxt(other.bvec)[:, :18], fmt="%.8f")
+    prepare(tmp_path / "short", tmp_path / "short_out")
+    for name in ("attenuation_dwi", "b0_dwi", "brain_mask"):
+        found, expected = (
+            nib.load(f"{_stem(tmp_path / out, 'sub-01')}{name}.nii.gz").get_fdata() for out in ("out", "short_out")
+        )
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_counts_are_those_of_the_volumes_that_were_used(tmp_path, heads, prepare):
+    scans = heads.write_bids(tmp_path / "raw", ["sub-01"], gradients=heads.table((0, 2), (1000, 20)))
+    rewrite(scans["sub-01"], without(1, 20, 21))
+    prepare(tmp_path / "raw", tmp_path / "out")
+    known = sidecar_of(tmp_path / "out", "sub-01")
+    assert known["Volumes"] == {"b0": 1, "shell": 18}
+    assert known["DistinctAxes"] == 18
+    row = rows(tmp_path / "out")["sub-01"]
+    assert (row["b0_volumes"], row["shell_volumes"], row["axes"]) == ("1", "18", "18")
+
+
+def test_the_sidecar_names_the_files_that_were_inherited(tmp_path, heads, prepare):
+    root = tmp_path / "raw"
+    (scan,) = heads.write_bids(root, ["sub-01"]).values()
+    other = heads.write_scan(
+        root / "sub-01" / "dwi" / "sub-01_acq-x_dwi.nii.gz", gradients=heads.table((0, 1), (1000, 20))
+    )
+    for suffix in ("bval", "bvec"):
+        getattr(scan, suffix).rename(root / f"dwi.{suffix}")
+    (root / "dwi.json").write_text('{"EchoTime": 0.1, "PhaseEncodingDirection": "AP"}')
+    (root / "sub-01" / "sub-01_dwi.json").write_text('{"PhaseEncodingDirection": "j"}')
+    prepare(root, tmp_path / "out")
+    first = sidecar_of(tmp_path / "out", "sub-01")
+    shared = [root / name for name in ("sub-01/sub-01_dwi.json", "dwi.json")]
+    assert first["Sources"] == [str(path) for path in (scan.dwi, root / "dwi.bval", root / "dwi.bvec", *shared)]
+    assert first["PhaseEncodingDirection"] == "j"
+    assert first["Volumes"]["shell"] == 16
+    second = read_json(tmp_path / "out" / "sub-01" / "dwi" / "sub-01_acq-x_desc-attenuation_dwi.json")
+    assert second["Sources"] == [str(path) for path in (other.dwi, other.bval, other.bvec, *shared)]
+    assert second["Volumes"]["shell"] == 20
+
+
+def test_a_changed_sidecar_is_prepared_again(tmp_path, heads, prepare):
+    root, out = tmp_path / "raw", tmp_path / "out"
+    heads.write_bids(root, ["sub-01"], orientation="LAS")
+    for code, expected in (("i", "i-"), ("col_dir", None), ("j-", "j-")):
+        (root / "sub-01" / "dwi" / "sub-01_dwi.json").write_text(json.dumps({"PhaseEncodingDirection": code}))
+        prepare(root, out)
+        known = sidecar_of(out, "sub-01")
+        assert known.get("PhaseEncodingDirection") == expected
+        assert bool(known["Notes"]) is (expected is None)
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1, 2]", '{"a": "\xe9"}'.encode("latin-1")])
+def test_a_broken_sidecar_costs_its_own_scan_alone(tmp_path, heads, prepare, content):
+    root = tmp_path / "raw"
+    heads.write_bids(root, GOOD)
+    broken = root / "sub-02" / "dwi" / "sub-02_dwi.json"
+    broken.write_bytes(content)
+    (root / "sub-01" / "anat").mkdir()
+    (root / "sub-01" / "anat" / "sub-01_T1w.json").write_bytes(content)
+    outcomes = {str(outcome.item): outcome.failure for outcome in prepare(root, tmp_path / "out")}
+    assert (outcomes["sub-01"], outcomes["sub-03"]) == (None, None)
+    assert outcomes["sub-02"].startswith(f"{broken}: found ")
+    assert not (tmp_path / "out" / "sub-02").exists()
+
+
+def test_two_versions_and_a_pipe_cost_their_scans_alone(tmp_path, heads, prepare):
+    root = tmp_path / "raw"
+    scans = heads.write_bids(root, GOOD)
+    shutil.copy(scans["sub-01"].dwi, scans["sub-01"].dwi.with_name("sub-01_desc-preproc_dwi.nii.gz"))
+    scans["sub-02"].bval.unlink()
+    os.mkfifo(scans["sub-02"].bval)
+    first, second, third = prepare(root, tmp_path / "out")
+    assert "found several versions of one scan, expected one" in first.failure
+    assert second.failure.startswith(f"{scans['sub-02'].bval}: no such file")
+    assert third.failure is None
+
+
+# the same scan, the same person
+
+
+def test_the_same_voxels_under_another_name_are_the_same_scan(tmp_path, heads, prepare):
+    """Compressed anew, a file has another checksum; its voxels have not."""
+    root = tmp_path / "raw"
+    scans = heads.write_bids(root, GOOD[:2])
+    for kind in ("bval", "bvec"):
+        shutil.copy(getattr(scans["sub-01"], kind), getattr(scans["sub-02"], kind))
+    voxels = gzip.decompress(scans["sub-01"].dwi.read_bytes())
+    scans["sub-02"].dwi.write_bytes(gzip.compress(voxels, compresslevel=1, mtime=77))
+    assert scans["sub-01"].dwi.read_bytes() != scans["sub-02"].dwi.read_bytes()
+    with pytest.raises(InputError, match=r"found the same scan in two splits \(sub-01 in .*, sub-02 in .*\)"):
+        prepare(root, tmp_path / "out")
+    # in one split it is no harm
+    outcomes = prepare(root, tmp_path / "one", split=(1, 0, 0))
+    first, second = (outcome.result.checksum for outcome in outcomes)
+    assert first == second == sidecar_of(tmp_path / "one", "sub-01")["VoxelChecksum"]
+
+
+def test_visits_of_hcp_lifespan_stay_in_one_split(tmp_path, heads, prepare):
+    root, out = tmp_path / "raw", tmp_path / "out"
+    scans = heads.write_hcp(root, ["1", "2", "3", "4"])
+    names = ["HCA6000000_V1_MR", "HCA6000000_V2_MR", "HCA6000001_V1_MR", "HCA6000001_V2_MR"]
+    for subject, name in zip(scans, names, strict=True):
+        (root / subject).rename(root / name)
+    outcomes = prepare(root, out, "hcp", split=(1, 0, 1))
+    assert [outcome.failure for outcome in outcomes] == [None] * 4
+    datalist = read_json(out / DATALIST)
+    people = {split: sorted({entry["participant"] for entry in datalist[split]}) for split in SPLITS}
+    assert sorted(map(len, people.values())) == [0, 1, 1]
+    for split in ("training", "test"):
+        (person,) = people[split]
+        assert [entry["scan"] for entry in datalist[split]] == [f"{person}_ses-V1", f"{person}_ses-V2"]
+        assert (out / person / "ses-V2" / "dwi" / f"{person}_ses-V2_desc-brain_mask.nii.gz").is_file()
+
+
+def test_a_participant_whose_scan_fails_for_a_time_comes_back_to_the_same_split(tmp_path, heads, prepare):
+    root, out = tmp_path / "raw", tmp_path / "out"
+    names = [f"sub-{index:02d}" for index in range(1, 6)]
+    scans = heads.write_bids(root, names)
+    prepare(root, out, split=(2, 1, 2))
+
+    def splits():
+        return {entry["participant"]: split for split in SPLITS for entry in read_json(out / DATALIST)[split]}
+
+    before = splits()
+    checksum = read_json(out / DATALIST)["checksum"]
+    gone = [name for name in names if before[name] == "test"]
+    for name in gone:
+        scans[name].bvec.rename(scans[name].bvec.with_suffix(".away"))
+    heads.write_bids(root, ["sub-90", "sub-91", "sub-92"])
+    prepare(root, out, split=(2, 1, 2))
+    between = splits()
+    assert not set(gone) & set(between)
+    assert all(between[name] == before[name] for name in names if name not in gone)
+    for name in gone:
+        scans[name].bvec.with_suffix(".away").rename(scans[name].bvec)
+    prepare(root, out, split=(2, 1, 2))
+    assert splits() == before | {name: between[name] for name in ("sub-90", "sub-91", "sub-92")}
+    assert read_json(out / DATALIST)["checksum"] != checksum
+
+
+def test_a_cohort_of_one_says_that_validation_and_test_are_empty(tmp_path, heads, prepare, caplog):
+    heads.write_bids(tmp_path / "raw", ["sub-01"])
+    out = tmp_path / "out"
+    prepare(tmp_path / "raw", out)
+    expected = [f"{out}: no participant in {split}; the cohort has 1." for split in ("validation", "test")]
+    assert [message for message in caplog.messages if "no participant" in message] == expected
+    caplog.clear()
+    prepare(tmp_path / "raw", tmp_path / "other", split=(1, 1, 0))
+    assert [message for message in caplog.messages if "no participant" in message] == [
+        f"{tmp_path / 'other'}: no participant in validation; the cohort has 1."
+    ]
+
+
+# masks
+
+
+def test_a_mask_of_probabilities_with_a_fourth_axis_is_prepared_as_the_binary_one(tmp_path, heads, prepare):
+    root, derivatives = tmp_path / "raw", tmp_path / "masks"
+    scans = heads.write_bids(root, GOOD[:2], orientation="LPS")
+    heads.describe(derivatives, "derivative")
+    mask = heads.write_mask(
+        derivatives / "sub-01" / "dwi" / "sub-01_space-dwi_desc-brain_mask.nii.gz", scans["sub-01"].affine, 0.7
+    )
+    prepare(root, tmp_path / "binary", derivatives=derivatives)
+    voxels = np.asarray(nib.load(mask).dataobj)
+    soft = np.where(voxels > 0, 0.7, 0.3).astype(np.float32)[..., None]
+    nib.save(nib.Nifti1Image(soft, scans["sub-01"].affine), mask)
+    prepare(root, tmp_path / "soft", derivatives=derivatives)
+    same_images(tmp_path / "soft", tmp_path / "binary")
+    known = sidecar_of(tmp_path / "soft", "sub-01")
+    assert known["BrainMask"] == "given"
+    assert str(mask) in known["Sources"]
+    world = heads.world_grid(scans["sub-01"].affine, voxels.shape)
+    volume = heads.in_head(world, 0.7).sum() * 27 / 1000
+    # voxels of 3 mm to voxels of 4 mm
+    assert known["BrainMilliliters"] == pytest.approx(volume, rel=0.1)
+
+
+def test_a_scan_without_a_mask_in_the_derivatives_is_named(tmp_path, heads, prepare, caplog):
+    root, derivatives = tmp_path / "raw", tmp_path / "masks"
+    scans = heads.write_bids(root, GOOD[:2])
+    heads.describe(derivatives, "derivative")
+    heads.write_mask(derivatives / "sub-01" / "dwi" / "sub-01_desc-brain_mask.nii.gz", scans["sub-01"].affine)
+    prepare(root, tmp_path / "out", derivatives=derivatives)
+    note = f"no brain mask of it in {derivatives}: one was found on the b0"
+    assert f"sub-02: {note}" in caplog.messages
+    assert f"sub-01: {note}" not in caplog.messages
+    found = rows(tmp_path / "out")
+    assert [found[name]["brain_mask"] for name in GOOD[:2]] == ["given", "found"]
+    assert [found[name]["notes"] for name in GOOD[:2]] == ["", note]
+
+
+# options and places
+
+
+def test_b0_volumes_of_60_and_65_are_taken_where_that_is_asked_for(tmp_path, heads, prepare):
+    shells = heads.table((0, 2), (1000, 16))
+    shells[:2, 3] = 60, 65
+    heads.write_bids(tmp_path / "raw", ["sub-01"], gradients=shells)
+    (refused,) = prepare(tmp_path / "raw", tmp_path / "strict")
+    assert "expected at least one volume of b <= 50" in refused.failure
+    (done,) = prepare(tmp_path / "raw", tmp_path / "out", b0_max=70.0)
+    assert done.failure is None
+    known = sidecar_of(tmp_path / "out", "sub-01")
+    assert known["Volumes"] == {"b0": 2, "shell": 16}
+    assert known["Preparation"]["b0_max"] == 70.0
+    with pytest.raises(InputError, match="found a cohort prepared with"):
+        prepare(tmp_path / "raw", tmp_path / "out")
+    for limit in (-1.0, 1000.0):
+        with pytest.raises(InputError, match="b0-max: found"):
+            prepare(tmp_path / "raw", tmp_path / "none", b0_max=limit)
+
+
+@pytest.mark.parametrize("place", ["out", "out/below"])
+def test_a_file_in_the_place_of_the_folder_is_refused_in_one_sentence(raw, tmp_path, place):
+    (tmp_path / "out").write_text("precious")
+    arguments = ["prepare", "--layout", "bids", "--input", str(raw[0]), "--out", str(tmp_path / place)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code not in (0, None)
+    assert str(result.exception) == f"error: {tmp_path / 'out'}: found a file, expected a folder or a new name."
+    assert (tmp_path / "out").read_text() == "precious"
+
+
+def test_brackets_in_a_path_are_printed_as_they_are(tmp_path, heads, scheme, capfd):
+    root = tmp_path / "[red]raw[/red] [1]"
+    scans = heads.write_bids(root, GOOD[:2])
+    scans["sub-01"].bvec.unlink()
+    out = tmp_path / "out[/b]"
+    options = ["--input", root, "--out", out, "--scheme", scheme, "--voxel-size", VOXEL_SIZE]
+    result = CliRunner().invoke(app, ["prepare", "--layout", "bids", *map(str, options)])
+    assert result.exit_code == 0, result.output
+    assert f"left out sub-01: {scans['sub-01'].bvec}: no such file" in result.stdout
+    assert f"{out}: 1 scans done, 1 left out" in result.stdout
+    assert f"left out sub-01: {scans['sub-01'].bvec}: no such file" in result.stderr + capfd.readouterr().err
+
+
+def test_what_a_dead_run_left_half_written_is_removed(copy, raw, prepare, prepared):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    folder = copy / "sub-01" / "dwi"
+    left = folder / f".{socket.gethostname()}.{process.pid}.partial.sub-01_desc-b0_dwi.nii.gz"
+    kept = folder / f".{socket.gethostname()}.{os.getppid()}.partial.sub-01_desc-b0_dwi.nii.gz"
+    for path in (left, kept):
+        path.write_bytes(b"half")
+    prepare(raw[0], copy)
+    assert (left.exists(), kept.exists()) == (False, True)
+    kept.unlink()
+    assert set(state(copy)) == set(state(prepared[0]))

@@ -2,11 +2,15 @@
 
 import hashlib
 import json
+import os
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from scripts.io.files import read_json, sha256, whole_file, write_json, write_table
+from scripts.io.files import read_json, read_text, sha256, sweep_partials, whole_file, write_json, write_table
 from transforms.errors import InputError
 
 
@@ -58,7 +62,14 @@ def test_json_comes_back_as_written(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "found"),
-    [(b"{", "not JSON"), (b"[1]", "list"), (b"3", "int"), (b"\xff\xfe\x00", "not JSON"), (b"", "not JSON")],
+    [
+        (b"{", "not JSON"),
+        (b"[1]", "list"),
+        (b"3", "int"),
+        (b"\xff\xfe\x00", "not UTF-8"),
+        (b"", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+    ],
 )
 def test_what_is_no_json_object_is_refused_by_name(tmp_path, content, found):
     path = tmp_path / "a.json"
@@ -66,6 +77,79 @@ def test_what_is_no_json_object_is_refused_by_name(tmp_path, content, found):
     with pytest.raises(InputError, match=found) as raised:
         read_json(path)
     assert str(path) in str(raised.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(b"\xef\xbb\xbf" + '{"Ort": "Köln"}'.encode())
+    assert read_json(path) == {"Ort": "Köln"}
+    assert read_text(path, "text").startswith("{")
+
+
+def test_text_of_another_encoding_is_refused_by_name(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes('{"Ort": "Köln"}'.encode("latin-1"))
+    with pytest.raises(InputError, match=r"a\.json: found text that is not UTF-8 \(.*\), expected JSON\.$"):
+        read_json(path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link to nothing"])
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path, kind):
+    path = tmp_path / "a.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(tmp_path / "absent.json")
+    with pytest.raises(InputError, match=r"a\.json: no such file, expected JSON\.$"):
+        read_json(path)
+
+
+# what was left half-written
+
+
+def ended_process():
+    """Number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_what_dead_processes_left_is_removed_and_what_others_write_is_kept(tmp_path):
+    folder, host = tmp_path / "sub-01" / "dwi", socket.gethostname()
+    folder.mkdir(parents=True)
+    dead, alive = ended_process(), os.getppid()
+    names = {
+        f".{host}.{dead}.partial.sub-01_dwi.nii.gz": False,
+        f".{host}.{alive}.partial.sub-01_dwi.nii.gz": True,
+        f".{host}.{os.getpid()}.partial.sub-01_dwi.json": True,
+        # of another machine on the same disk, where that process may live
+        f".other-{host}.{dead}.partial.sub-01_dwi.nii.gz": True,
+        f".{host}.word.partial.sub-01_dwi.nii.gz": True,
+        f"{host}.{dead}.partial.sub-01_dwi.nii.gz": True,
+        "sub-01_dwi.partial.nii.gz": True,
+    }
+    for name in names:
+        (folder / name).write_bytes(b"half")
+    sweep_partials(tmp_path)
+    assert {path.name for path in folder.iterdir()} == {name for name, kept in names.items() if kept}
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_what_a_sweep_removes(tmp_path):
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom scripts.io.files import whole_file\n"
+        "with whole_file(Path(sys.argv[1])) as partial:\n"
+        "    partial.write_bytes(b'half')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.nii.gz")], check=False)
+    (left,) = tmp_path.iterdir()
+    assert left.name.endswith(".partial.a.nii.gz")
+    with whole_file(tmp_path / "b.nii.gz") as partial:
+        partial.write_bytes(b"half")
+        sweep_partials(tmp_path)
+        assert partial.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["b.nii.gz"]
 
 
 def test_missing_json_is_refused_by_name(tmp_path):

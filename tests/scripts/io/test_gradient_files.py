@@ -1,5 +1,6 @@
 """FSL gradient files and scheme files: what is written is read back, and each mistake gets one sentence."""
 
+import os
 import re
 
 import numpy as np
@@ -49,7 +50,8 @@ GOOD_BVEC = "0 1 0 0\n0 0 1 0\n0 0 0 1\n"
         (None, GOOD_BVEC, "s.bval", "no such file", "FSL gradient file"),
         (GOOD_BVAL, None, "s.bvec", "no such file", "FSL gradient file"),
         ("0 1000 b 1000", GOOD_BVEC, "s.bval", "not a number", "FSL gradient file"),
-        (b"\xff\xfe\x00\x81", GOOD_BVEC, "s.bval", "not a number", "FSL gradient file"),
+        (b"\xff\xfe\x00\x81", GOOD_BVEC, "s.bval", "not UTF-8", "FSL gradient file"),
+        (GOOD_BVAL, "µ".encode("latin-1"), "s.bvec", "not UTF-8", "FSL gradient file"),
         ("", GOOD_BVEC, "s.bval", "found no numbers", "an FSL gradient file"),
         (GOOD_BVAL, "0 1 0 0\n0 0 1\n0 0 0 1", "s.bvec", "rows of [3, 4] numbers", "rows of one length"),
         (
@@ -80,6 +82,81 @@ def test_a_mistake_in_a_file_is_one_sentence(tmp_path, bval, bvec, names, found,
     assert expected in message
     assert message.endswith(".")
     assert "\n" not in message
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path):
+    for name, text in (("s.bval", GOOD_BVAL), ("s.bvec", GOOD_BVEC)):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    found = read_gradients(tmp_path / "s.bval", tmp_path / "s.bvec", np.diag([-2.0, 2.0, 2.0, 1.0]), 4)
+    np.testing.assert_array_equal(found, [[0, 0, 0, 0], [-1, 0, 0, 1000], [0, 1, 0, 1000], [0, 0, 1, 1000]])
+
+
+@pytest.mark.parametrize("suffix", ["bval", "bvec"])
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(tmp_path, suffix):
+    (tmp_path / "s.bval").write_text(GOOD_BVAL)
+    (tmp_path / "s.bvec").write_text(GOOD_BVEC)
+    (tmp_path / f"s.{suffix}").unlink()
+    os.mkfifo(tmp_path / f"s.{suffix}")
+    with pytest.raises(InputError, match=rf"s\.{suffix}: no such file, expected an FSL gradient file"):
+        read_gradients(tmp_path / "s.bval", tmp_path / "s.bvec", np.eye(4))
+
+
+def write_pair(folder, bvals, bvecs):
+    np.savetxt(folder / "s.bval", bvals[None], fmt="%g")
+    np.savetxt(folder / "s.bvec", bvecs.T, fmt="%.8f")
+    return folder / "s.bval", folder / "s.bvec"
+
+
+def test_b_values_in_the_lengths_of_the_vectors_are_refused(tmp_path, affine):
+    """Siemens writes two shells, of 500 and 1000, as b = 1000 and shorter vectors."""
+    true = np.r_[0, [500.0] * 12, [1000.0] * 12]
+    bvecs = unit_vectors(25) * np.sqrt(true / 1000)[:, None]
+    bval, bvec = write_pair(tmp_path, np.where(true, 1000.0, 0.0), bvecs)
+    with pytest.raises(InputError) as error:
+        read_gradients(bval, bvec, affine)
+    assert str(error.value) == (
+        f"{bvec}: found vectors of lengths 0.71 to 1.00 at b = 1000, expected one length; does b |g|^2 code the "
+        "b-values, 500 to 1000?"
+    )
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.99, 2.0])
+def test_vectors_that_are_all_scaled_alike_stay_what_they_are(tmp_path, affine, scale):
+    bvals, directions = np.r_[0, [1000.0] * 6, [995.0] * 6, 3], unit_vectors(14)
+    directions[[0, 13]] = 0
+    found = read_gradients(*write_pair(tmp_path, bvals, directions * scale), affine)
+    expected = read_gradients(*write_pair(tmp_path, bvals, directions), affine)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_each_shell_may_have_a_length_of_its_own(tmp_path, affine):
+    """Lengths of sqrt(b / bmax) beside the right b-values say nothing new."""
+    bvals, directions = np.r_[0, [1000.0] * 6, [3000.0] * 6], unit_vectors(13)
+    scaled = directions * np.sqrt(bvals / 3000)[:, None]
+    found = read_gradients(*write_pair(tmp_path, bvals, scaled), affine)
+    np.testing.assert_allclose(
+        found[1:], read_gradients(*write_pair(tmp_path, bvals, directions), affine)[1:], atol=1e-6
+    )
+    np.testing.assert_array_equal(found[:, 3], bvals)
+
+
+def test_lengths_that_follow_right_b_values_close_to_each_other_are_accepted(tmp_path, affine):
+    """Shells of 200 and 300 lie within the width of one, and each has its own length of sqrt(b / bmax)."""
+    bvals, directions = np.r_[0, [200.0] * 6, [300.0] * 6, [1000.0] * 6], unit_vectors(19)
+    scaled = directions * np.sqrt(bvals / 1000)[:, None]
+    found = read_gradients(*write_pair(tmp_path, bvals, scaled), affine)
+    np.testing.assert_array_equal(found[:, 3], bvals)
+    np.testing.assert_allclose(np.linalg.norm(found[1:, :3], axis=1), 1.0, atol=1e-9)
+
+
+def test_lengths_may_differ_by_rounding_and_b0_volumes_by_anything(tmp_path):
+    bvals, directions = np.r_[0, 5, [1000.0] * 6], unit_vectors(8)
+    directions[0] *= 0.1
+    np.savetxt(tmp_path / "s.bval", bvals[None], fmt="%g")
+    np.savetxt(tmp_path / "s.bvec", directions.T, fmt="%.2f")
+    found = read_gradients(tmp_path / "s.bval", tmp_path / "s.bvec", np.eye(4))
+    np.testing.assert_allclose(np.linalg.norm(found[:, :3], axis=1), 1.0, atol=1e-9)
+    assert len(found) == 8
 
 
 def test_nan_for_the_direction_of_a_b0_volume_means_none(tmp_path):

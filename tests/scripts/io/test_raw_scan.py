@@ -21,12 +21,16 @@ def read(dwi, **arguments):
 
 @pytest.fixture
 def small(tmp_path, orientations, affine_of, write_scan, axes_on_sphere):
-    """A scan of noise without a head, LAS, 12 x 14 x 10 voxels of 2.4 mm; its path, voxels and affine."""
+    """A scan of noise without a head, LAS, 12 x 14 x 10 voxels of 2.4 mm; its path, voxels and affine.
+
+    The shell is darker than the b0, and brighter in one half of the image than in the other, as it has to be.
+    """
     affine = affine_of(orientations["LAS"], (SIZE,) * 3)
     directions = np.vstack([np.zeros((1, 3)), axes_on_sphere(28), np.zeros((1, 3))])
     bvals = np.array([0.0] + [1000.0] * 28 + [5.0])
     generator = np.random.default_rng(1)
     signal = generator.uniform(100, 900, (12, 14, 10, 30)).astype(np.float32)
+    signal[:6] *= 3
     signal[..., 1:-1] *= generator.integers(0, 2, (12, 14, 10, 28))
     return write_scan(tmp_path, signal, affine, directions, bvals), signal, affine
 
@@ -50,18 +54,22 @@ def test_one_shell_of_several_is_read(tmp_path, affine, write_scan, axes_on_sphe
     directions = np.vstack([np.zeros(3), np.repeat(axes_on_sphere(8), 2, axis=0), np.zeros(3)])
     bvals = np.array([0.001] + [995.0, 2005.0] * 8 + [1000.0])  # the last one a trace image
     signal = np.arange(18.0) + 100 * np.arange(2 * 3 * 4).reshape(2, 3, 4, 1)
+    signal[..., 0] *= 2
     dwi = write_scan(tmp_path, signal.astype(np.float32), affine, directions, bvals)
     for bvalue, indices in ((1000, np.arange(1, 17, 2)), (2000, np.arange(2, 17, 2))):
         data = read(dwi, bvalue=bvalue)
         assert data["image"][:, 1, 2, 3].tolist() == [2300 + i for i in indices]
         np.testing.assert_allclose(data["gradients"][:, :3], axes_on_sphere(8), atol=1e-6)
-        assert data["b0"][0, 1, 2, 3] == 2300
+        assert data["b0"][0, 1, 2, 3] == 4600
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_scaled_integers_are_read_in_their_unit(small, tmp_path, suffix, affine):
     dwi, *_ = small
     stored = np.random.default_rng(4).integers(-500, 3000, (3, 4, 5, 30)).astype(np.int16)
+    stored[..., [0, -1]] += 4000
+    stored[:2, ..., 1:-1] += 2000  # the b0 is brighter than the shell, and part of the image brighter than the rest
+    stored[:2, ..., [0, -1]] += 8000
     image = nib.Nifti1Image(stored, affine)
     image.header.set_slope_inter(0.25, 130.0)
     path = tmp_path / f"scaled{suffix}"
@@ -74,15 +82,102 @@ def test_scaled_integers_are_read_in_their_unit(small, tmp_path, suffix, affine)
     assert strip_nifti(path) == str(tmp_path / "scaled")
 
 
-def test_a_mask_is_what_is_above_zero(small, tmp_path):
+def test_a_mask_is_what_is_above_half_of_its_largest_value(small, tmp_path):
     dwi, _, affine = small
-    values = np.random.default_rng(2).integers(0, 3, (12, 14, 10)).astype(np.uint8)
+    values = np.random.default_rng(2).integers(0, 4, (12, 14, 10)).astype(np.uint8)
     shifted = affine.copy()
     shifted[0, 3] += 5e-3  # as headers round
     nib.Nifti1Image(values, shifted).to_filename(tmp_path / "mask.nii.gz")
     data = read(dwi, brain_mask=tmp_path / "mask.nii.gz")
-    np.testing.assert_array_equal(data["mask"][0].numpy(), values > 0)
+    np.testing.assert_array_equal(data["mask"][0].numpy(), values >= 2)
     assert "mask" not in read(dwi, brain_mask=None)
+
+
+@pytest.mark.parametrize("largest", [1, 255, 0.9])
+def test_masks_of_probabilities_and_of_other_numbers_than_one(small, tmp_path, largest):
+    dwi, _, affine = small
+    brain = np.zeros((12, 14, 10), dtype=np.float32)
+    brain[2:7, 3:12, 1:6] = 1
+    brain[7, 3:12, 1:6], brain[1, 3:12, 1:6] = 0.6, 0.2
+    nib.Nifti1Image((brain * largest).astype(np.float32), affine).to_filename(tmp_path / "mask.nii.gz")
+    found = read(dwi, brain_mask=tmp_path / "mask.nii.gz")["mask"]
+    np.testing.assert_array_equal(found[0].numpy(), brain > 0.5)
+    np.testing.assert_allclose(found.affine, affine, atol=1e-5)
+
+
+def test_a_mask_may_have_a_fourth_axis_of_length_one_and_nan(small, tmp_path):
+    dwi, _, affine = small
+    brain = np.zeros((12, 14, 10, 1), dtype=np.float32)
+    brain[2:7, 3:12, 1:6] = 1
+    brain[0, 0, 0], brain[0, 0, 1], brain[0, 0, 2] = np.nan, np.inf, -np.inf
+    nib.Nifti1Image(brain, affine).to_filename(tmp_path / "mask.nii.gz")
+    found = read(dwi, brain_mask=tmp_path / "mask.nii.gz")["mask"]
+    assert found.shape == (1, 12, 14, 10)
+    np.testing.assert_array_equal(found[0].numpy(), brain[..., 0] == 1)
+
+
+def test_b0_volumes_of_up_to_70_are_taken_where_that_is_asked_for(tmp_path, small, affine_of, orientations, write_scan):
+    """HCP 7T writes its b0 as 60 and 65."""
+    _, signal, affine = small
+    bvecs = np.loadtxt(tmp_path / "sub-01_dwi.bvec").T * [-1, -1, 1]
+    bvals = np.array([60.0] + [1000.0] * 28 + [65.0])
+    dwi = write_scan(tmp_path, signal, affine, bvecs, bvals)
+    refuse(dwi, "found b = 62 (2 volumes), 1000 (28 volumes)", "b <= 50", dwi=dwi)
+    scan = open_scan(dwi, b0_max=70)
+    assert scan.b0.tolist() == [0, 29]
+    assert scan.shell.tolist() == list(range(1, 29))
+    np.testing.assert_allclose(scan.read().b0[0].numpy(), signal[..., [0, -1]].mean(axis=-1), rtol=1e-6)
+
+
+def test_volumes_without_signal_are_left_out_with_a_note(small, caplog):
+    dwi, signal, affine = small
+    signal[..., 24:] = 0
+    nib.Nifti1Image(signal, affine).to_filename(dwi)
+    data = read(dwi)
+    assert data["notes"] == "volumes 24 to 29 left out: no signal"
+    assert f"{dwi}: volumes 24 to 29 left out: no signal" in caplog.messages
+    np.testing.assert_array_equal(data["image"].numpy(), np.moveaxis(signal[..., 1:24], -1, 0))
+    np.testing.assert_array_equal(data["b0"][0].numpy(), signal[..., 0])
+    assert data["gradients"].shape == (23, 4)
+    np.testing.assert_array_equal(data["gradients"], open_scan(dwi).gradients[1:24])
+
+
+def test_a_scan_of_which_too_few_directions_are_left_is_refused(small):
+    dwi, signal, affine = small
+    signal[..., 5:] = 0
+    nib.Nifti1Image(signal, affine).to_filename(dwi)
+    refuse(dwi, "at b = 1000 found 4 distinct gradient axes", attempt=lambda: read(dwi))
+
+
+@pytest.mark.parametrize("filling", [0.0, 7.0, np.nan])
+def test_a_scan_without_signal_is_refused(small, filling):
+    dwi, signal, affine = small
+    nib.Nifti1Image(np.full_like(signal, filling), affine).to_filename(dwi)
+    refuse(dwi, "found no signal in volumes 0 to 29, expected a b0 with one", attempt=lambda: read(dwi))
+
+
+# checksum of the voxels
+
+
+def test_the_checksum_is_that_of_the_voxels_however_they_are_stored(small, tmp_path):
+    dwi, signal, affine = small
+    expected = open_scan(dwi).read(checksum=True).checksum
+    files = {"bval": strip_nifti(dwi) + ".bval", "bvec": strip_nifti(dwi) + ".bvec"}
+    nib.Nifti1Image(signal, affine).to_filename(tmp_path / "plain.nii")
+    slow = tmp_path / "other_name.nii.gz"
+    slow.write_bytes(gzip.compress((tmp_path / "plain.nii").read_bytes(), compresslevel=1, mtime=3))
+    assert slow.read_bytes() != dwi.read_bytes()
+    for path in (tmp_path / "plain.nii", slow):
+        assert open_scan(path, **files).read(checksum=True).checksum == expected
+    # volumes that are neither b0 nor of the shell count, too
+    assert open_scan(dwi, bvalue=1012, tolerance=20).read(checksum=True).checksum == expected
+    assert open_scan(dwi).read().checksum is None
+    signal[3, 5, 7, 11] += 1
+    nib.Nifti1Image(signal, affine).to_filename(dwi)
+    assert open_scan(dwi).read(checksum=True).checksum != expected
+    turned = np.ascontiguousarray(np.moveaxis(signal, 0, 1))
+    nib.Nifti1Image(turned, affine).to_filename(tmp_path / "turned.nii")
+    assert open_scan(tmp_path / "turned.nii", **files).read(checksum=True).checksum != expected
 
 
 # mistakes
@@ -154,6 +249,22 @@ def test_a_spoilt_compressed_file_is_refused(small):
     refuse(small[0], "NIfTI", attempt=lambda: read(small[0]))
 
 
+@pytest.mark.parametrize("part", ["crc", "length", "codes"])
+@pytest.mark.parametrize("what", ["dwi", "mask"])
+def test_damage_that_leaves_the_stream_readable_is_found(small, tmp_path, part, what):
+    """Voxels can all be read, and are other ones than were written: only the checksum at the end tells."""
+    affine = small[2]
+    files = {"dwi": small[0], "mask": tmp_path / "mask.nii.gz"}
+    mask = np.ones((12, 14, 10), dtype=np.uint8)
+    mask[0] = 0
+    nib.Nifti1Image(mask, affine).to_filename(files["mask"])
+    content = bytearray(gzip.compress(gzip.decompress(files[what].read_bytes()), compresslevel=0, mtime=0))
+    # uncompressed blocks: one bit of one voxel
+    content[{"crc": -6, "length": -2, "codes": len(content) - 300}[part]] ^= 0b100
+    files[what].write_bytes(bytes(content))
+    refuse(files[what], "damaged", "whole", attempt=lambda: read(files["dwi"], brain_mask=files["mask"]))
+
+
 def test_a_mask_that_ends_early_is_refused(small, tmp_path):
     path = tmp_path / "mask.nii.gz"
     nib.Nifti1Image(np.random.default_rng(2).random((12, 14, 10)), small[2]).to_filename(path)
@@ -186,7 +297,7 @@ def test_antipodes_are_not_counted_as_axes(small, tmp_path, axes_on_sphere):
     five = axes_on_sphere(5)
     vectors = np.vstack([np.zeros(3), five, -five, five, -five, five, five[:3], np.zeros(3)])
     np.savetxt(tmp_path / "sub-01_dwi.bvec", vectors[:30].T)
-    refuse(small[0], "5 distinct axes at b = 1000", "at least 6", dwi=small[0])
+    refuse(small[0], "at b = 1000 found 5 distinct gradient axes", "at least 6", dwi=small[0])
 
 
 def test_a_mask_on_another_grid_is_refused(small, tmp_path):

@@ -92,7 +92,7 @@ def crossing():
 
 def test_deconvolution_counts_what_crosses(crossing):
     image, _ = crossing
-    method = module.baselines("crossings", 4, GRADIENTS, [torch.ones(1, 2, 2, 2)])["deconvolution"]
+    method = module.baselines("crossings", 4, GRADIENTS, [torch.ones(1, 2, 2, 2)])[module.LABEL_METHOD]
     counts = method(image[None])[0].argmax(dim=0)
     assert set(counts[:5].flatten().tolist()) == {1}
     assert set(counts[5:].flatten().tolist()) == {2}
@@ -108,7 +108,7 @@ def test_deconvolution_finds_the_larger_fibre_of_a_crossing(crossing, encoding, 
         name: angular_error(decode_direction(method(image[None])[0], encoding), true)
         for name, method in methods.items()
     }
-    assert errors["deconvolution"].max() < 5
+    assert errors[module.LABEL_METHOD].max() < 5
     assert errors["mean axis"].max() < 0.01
 
 

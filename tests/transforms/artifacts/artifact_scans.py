@@ -26,7 +26,7 @@ ARTIFACTS = {
     "noise": Noise(prob=1.0, mean=(-0.1, 0.1), std=(0.05, 0.2)),
     "acquisition": Acquisition(eddy_quadratic=0.5, dropout=(0.1, 0.2), ghost_phase=(5.0, 12.0)),
 }
-"""One of each kind that leaves no image as it is."""
+"""One artifact of each kind; each changes every image."""
 
 NOTHING = {
     "motion": Motion(degrees=(0, 0), translation=(0, 0)),
@@ -35,7 +35,7 @@ NOTHING = {
     "ghosting": Ghosting(intensity=(0, 0)),
     "noise": Noise(std=(0, 0)),
 }
-"""Severity 0."""
+"""Artifacts of severity 0."""
 
 
 def generator(seed):
@@ -60,7 +60,7 @@ def blob(shape, centre_offset=(0.0, 0.0, 0.0), width=(2.5, 2.5, 2.5), dtype=torc
 
 
 def centre_of_mass(volume):
-    """Of a volume ``(X, Y, Z)``, in voxels from the image's centre."""
+    """Centre of mass of a volume ``(X, Y, Z)``, in voxels from the image's centre."""
     weights = np.asarray(volume, dtype=np.float64)
     grid = np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in weights.shape), indexing="ij")
     return np.array([(weights * g).sum() / weights.sum() for g in grid])

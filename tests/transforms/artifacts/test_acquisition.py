@@ -17,7 +17,7 @@ SCHEME = default_scheme()
 
 
 def perfect(n=7, axis=1, **changes):
-    """No fault but for ``changes``."""
+    """Parameters of an acquisition without artifacts, except for ``changes``."""
     zeros = [[0.0] * 3] * n
     nothing = AcquisitionParams(axis, zeros, zeros, [[0.0] * 3] * 4, [[0.0] * 6] * 4, [], 0.0, 0.0, 1)
     return replace(nothing, **changes)
@@ -51,7 +51,7 @@ def test_noise_is_relative_to_the_b0_in_the_mask():
     mask[:, :10] = 1
     b0 = torch.where(mask > 0, info.b0, 1000.0)
     result = perfect(60, snr=20.0).apply(image, replace(info, b0=b0, mask=mask))
-    # attenuation is a quotient: the errors of both add, the second as much as the signal is
+    # attenuation is a quotient: the variances of signal and b0 add, that of b0 times the squared attenuation
     expected = np.sqrt(1 + 0.5**2) / 20
     assert float(result[:, :10].std()) == pytest.approx(expected, rel=0.03)
     assert float(result[:, 10:].std()) == pytest.approx(expected / 5, rel=0.03)
@@ -110,14 +110,14 @@ def test_eddy_currents_conserve_mass():
 
 
 def single_fibre(directions, axis):
-    """Attenuation of one fibre population of tensors along ``axis``, b = 1000 s/mm2."""
+    """Attenuation of one fibre along ``axis``, an axially symmetric tensor, b = 1000 s/mm2."""
     return np.exp(-1000 * (0.3e-3 + 1.4e-3 * (directions @ axis) ** 2))
 
 
 @pytest.mark.parametrize("fibres", [[(0.6, 0.64, 0.48)], [(0.6, 0.64, 0.48), (0.8, -0.6, 0.0)]], ids=["one", "two"])
 @pytest.mark.parametrize("degrees", [(0.0, 0.0, 15.0), (10.0, 0.0, 0.0), (8.0, -12.0, 20.0)])
 def test_a_turned_head_has_the_signal_of_its_turned_fibres(degrees, fibres):
-    """Of a head that is one piece of fibres, turned as a whole."""
+    """The head is one piece of fibres, and turns as a whole."""
     rotation = rotation_matrix(degrees)
     at_rest, turned = (
         np.mean([single_fibre(SCHEME, matrix @ fibre) for fibre in fibres], axis=0) for matrix in (np.eye(3), rotation)
@@ -144,7 +144,7 @@ def test_a_volume_that_does_not_turn_keeps_its_signal_exactly():
 
 @pytest.mark.parametrize("linear", LINEAR.values(), ids=LINEAR)
 def test_each_volume_is_resampled_where_its_head_is(linear):
-    """As motion in one position resamples it."""
+    """The result is that of motion in one position."""
     image, info = make_scan(linear, (11, 14, 19, 12))
     source = generator(8)
     degrees = (10 * torch.randn(11, 3, generator=source)).tolist()
@@ -167,7 +167,7 @@ def test_dropout_weakens_one_slice_of_one_direction():
 
 
 def test_a_receive_field_cancels():
-    """It multiplies all volumes alike, and sits still: as long as nothing moves, the attenuation does not see it."""
+    """The field multiplies all volumes alike: as long as nothing moves, it cancels in the attenuation."""
     image, info = make_scan(shape=(7, 12, 13, 11))
     drawn = perfect(dropout=[[2, 3, 0.4]])
     ramp = torch.linspace(0.5, 2.0, 12).reshape(1, 12, 1, 1)

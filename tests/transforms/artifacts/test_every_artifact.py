@@ -75,11 +75,11 @@ def test_severity_zero_is_the_identity_bit_for_bit(artifact):
     assert same_bytes(params.apply(image, info), image)
 
 
-def test_an_acquisition_without_faults_is_the_identity_bit_for_bit():
+def test_an_acquisition_without_artifacts_is_the_identity_bit_for_bit():
     image, info = make_scan()
     nothing = AcquisitionParams(1, [[0.0] * 3] * 7, [[0.0] * 3] * 7, [[0.0] * 3] * 4, [[0.0] * 6] * 4, [], 0.0, 0.0, 1)
     assert same_bytes(nothing.apply(image, info), image)
-    # each fault alone is one
+    # each artifact alone changes the image
     for change in (
         {"degrees": [[0.0] * 3] * 6 + [[0.0, 5.0, 0.0]]},
         {"translation": [[1.0, 0.0, 0.0]] + [[0.0] * 3] * 6},
@@ -139,7 +139,7 @@ def test_thin_and_small_images(artifact, shape):
 
 @each_artifact
 def test_gradient_in_the_image(artifact):
-    # the attenuation's clipping to [0, 1] has a kink, from which a signal of 0.1 to 0.9 mostly keeps away
+    # clipping of the attenuation to [0, 1] has kinks, and a signal of 0.1 to 0.9 mostly keeps away from them
     image, info = make_scan(shape=(7, 4, 5, 3), dtype=torch.float64)
     params = artifact.sample(generator(1), image.shape)
     if isinstance(params, AcquisitionParams):
@@ -224,7 +224,7 @@ def test_unusable_input_is_named():
 
 
 class CountedOperations(TorchDispatchMode):
-    """Counts what torch is asked to do."""
+    """Counts the operations that torch runs."""
 
     def __init__(self):
         super().__init__()
@@ -237,7 +237,7 @@ class CountedOperations(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", ["normal", "strong"])
 def test_more_directions_are_not_more_operations(name):
-    """On a GPU each is a kernel that has to be launched."""
+    """On a GPU each operation is a kernel that has to be launched."""
     counts = []
     for directions in (32, 64):
         image = torch.zeros(directions, 9, 10, 11)

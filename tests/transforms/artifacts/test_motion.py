@@ -42,7 +42,7 @@ def test_one_position_for_the_whole_of_k_space_is_plain_resampling(linear, axis)
     degrees, translation = (8.0, -12.0, 15.0), (3.0, -2.0, 1.5)
     image = torch.rand(3, *SHAPE, generator=generator(0))
     result = in_one_place(degrees, translation, axis).apply(image, info(linear))
-    # what is at p comes to R p + t, so that q is read at R^T (q - t); SciPy interpolates
+    # a point p moves to R p + t, so q is read at R^T (q - t); SciPy interpolates
     grid = np.stack(np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in SHAPE), indexing="ij"))
     turn = Rotation.from_euler("ZXY", [degrees[2], degrees[0], degrees[1]], degrees=True).as_matrix()
     world = np.tensordot(linear, grid, 1) - np.reshape(translation, (3, 1, 1, 1))
@@ -77,7 +77,7 @@ def test_forward_and_inverse_position_cancel():
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("n", [18, 19])
 def test_k_space_is_put_together_plane_by_plane(axis, n):
-    """Against full 3D transforms of each position, spliced."""
+    """The expected image is spliced from full 3D transforms of each position."""
     shape = [15, 14, 13]
     shape[axis] = n
     image = torch.rand(2, *shape, generator=generator(2), dtype=torch.float64)

@@ -15,7 +15,7 @@ def test_has_the_drawn_mean_and_deviation():
     added = NoiseParams(mean=0.02, std=0.1, seed=5).apply(image) - image
     assert float(added.mean()) == pytest.approx(0.02, abs=0.001)
     assert float(added.std()) == pytest.approx(0.1, rel=0.01)
-    # between directions, between neighbours, and between the slabs that are drawn apart
+    # no correlation between directions, between neighbours, or between the slabs, which are drawn separately
     for axis in range(4):
         lines = added.movedim(axis, 0).reshape(added.shape[axis], -1).numpy()
         correlation = np.corrcoef(lines) - np.eye(len(lines))

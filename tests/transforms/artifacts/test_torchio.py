@@ -25,7 +25,7 @@ from transforms.errors import InputError
 
 SHAPES = [(3, 24, 31, 19), (2, 20, 17, 26), (4, 17, 22, 16)]
 LIMIT = 1e-4
-"""Of the image's maximum."""
+"""Largest difference between the two images, as a fraction of the image's maximum."""
 
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
 each_grid = pytest.mark.parametrize("linear", [LINEAR["cubes"], LINEAR["oblique"]], ids=["cubes", "oblique"])
@@ -63,7 +63,7 @@ def test_motion(shape, linear, axis):
 
 
 def test_motion_along_the_last_axis_is_what_torchio_itself_does_about_the_worlds_origin():
-    """With the image's centre in the world's origin and one small turn about z, whose sign LPS keeps."""
+    """The image's centre is the world's origin, and one small turn is about z, whose sign LPS keeps."""
     image = surrounded_by_zero((2, 21, 23, 19))
     affine = np.eye(4)
     affine[:3, 3] = (-10.0, -11.0, -9.0)

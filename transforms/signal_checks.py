@@ -1,0 +1,99 @@
+"""Whether the volumes of a scan hold the signal that its gradient table says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from dipy.segment.threshold import otsu
+
+from transforms.errors import SignalError
+
+MAX_SHELL_BRIGHTNESS = 0.95
+"""Mean of a shell in the head, over that of the b0: brains have 0.5 at b = 1000 s/mm2 and 0.8 at 300, water less."""
+
+MIN_CONTRAST = 1.1
+"""Mean of a shell in the head, over that around it: with less, the shell holds noise alone."""
+
+
+def usable_volumes(
+    b0: np.ndarray, shell: np.ndarray, b0_indices: Sequence[int] | np.ndarray, shell_indices: Sequence[int] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Choose the volumes that can be used: those with a signal, in place of another kind of volume.
+
+    A scan that was stopped early has volumes of zeros. A table in another order than the volumes has a b0 among the
+    directions, which is far brighter than they are.
+
+    Args:
+        b0: b0 volumes, shape ``(m, X, Y, Z)``.
+        shell: volumes of one shell, shape ``(n, X, Y, Z)``.
+        b0_indices: their numbers in the scan, for the notes.
+        shell_indices: likewise.
+
+    Returns:
+        which of the b0 volumes and which of the shell can be used, bool, shapes ``(m,)`` and ``(n,)``, and a note for
+        each kind of volume that cannot.
+
+    Raises:
+        SignalError: there is no usable b0 or shell, or the shell shows no diffusion.
+    """
+    use_b0, use_shell = (np.array([_has_signal(volume) for volume in part]) for part in (b0, shell))
+    notes = []
+    blank = [*np.asarray(b0_indices)[~use_b0], *np.asarray(shell_indices)[~use_shell]]
+    if not use_b0.any():
+        raise SignalError(f"found no signal in {_list(blank)}, expected a b0 with one.")
+    if not use_shell.any():
+        raise SignalError(f"found no signal in {_list(blank)}, expected a shell with one.")
+    if blank:
+        notes.append(f"{_list(blank)} left out: no signal")
+
+    reference = np.nan_to_num(b0[use_b0].mean(axis=0), posinf=0.0, neginf=0.0)
+    head = reference > otsu(reference)
+    of_b0, of_shell = (np.array([_mean(volume, head) for volume in part]) for part in (b0, shell))
+    bright, dark = float(np.median(of_b0[use_b0])), float(np.median(of_shell[use_shell]))
+    if bright <= 0 or dark <= 0:
+        raise SignalError(
+            f"found a mean signal of {bright:.3g} at b = 0 and {dark:.3g} in the shell, expected above 0."
+        )
+    if dark >= MAX_SHELL_BRIGHTNESS * bright:
+        raise SignalError(
+            f"found a shell with {dark / bright:.0%} of the b0's brightness, expected less than "
+            f"{MAX_SHELL_BRIGHTNESS:.0%}; are the volumes in the order of the gradient files?"
+        )
+    around = _mean(np.median(shell[use_shell], axis=0), ~head)
+    if around > 0 and dark < MIN_CONTRAST * around:
+        raise SignalError("found a shell as bright in the head as around it, expected a signal and not noise alone.")
+
+    halfway = (bright + dark) / 2
+    swapped_b0, swapped_shell = use_b0 & (of_b0 < halfway), use_shell & (of_shell > halfway)
+    use_b0, use_shell = use_b0 & ~swapped_b0, use_shell & ~swapped_shell
+    for part, indices, like in ((swapped_b0, b0_indices, "a direction"), (swapped_shell, shell_indices, "a b0")):
+        if part.any():
+            notes.append(f"{_list(np.asarray(indices)[part])} left out: as bright as {like}")
+    return use_b0, use_shell, notes
+
+
+def _has_signal(volume: np.ndarray) -> bool:
+    """Whether finite voxels of a volume differ."""
+    finite = volume[np.isfinite(volume)]
+    return bool(len(finite)) and float(finite.min()) < float(finite.max())
+
+
+def _mean(volume: np.ndarray, where: np.ndarray) -> float:
+    """Mean of the finite voxels of a volume in a mask; 0 where there are none."""
+    values = volume[where]
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else 0.0
+
+
+def _list(indices: Sequence[int] | np.ndarray) -> str:
+    """Numbers of volumes in words, counted from 0, runs shortened: ``volumes 3, 60 to 65``."""
+    numbers = sorted(int(index) for index in indices)
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    words = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return f"volume{'s' * (len(numbers) > 1)} {', '.join(words)}"
