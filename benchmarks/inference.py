@@ -17,8 +17,9 @@ from monai.bundle import ConfigParser
 
 from benchmarks.timing import report, side_by_side
 from scripts.phantom import write_phantom
-from transforms.diffusion.csd import estimate_response
+from transforms.diffusion.csd import MIN_SEPARATION_DEGREES, RELATIVE_THRESHOLD, estimate_response
 from transforms.diffusion.dti import dipy_table, fit_tensor_wls
+from transforms.label_classes import MAX_NUFO
 
 CONFIG = Path("bundle/configs/inference_direction.json")
 PROCESSES = 2
@@ -70,10 +71,10 @@ def _others(run: Callable[[], object], scan: dict) -> dict[str, Callable[[], obj
             model,
             data,
             get_sphere(name="repulsion724"),
-            relative_peak_threshold=0.5,
-            min_separation_angle=25,
+            relative_peak_threshold=RELATIVE_THRESHOLD,
+            min_separation_angle=MIN_SEPARATION_DEGREES,
             mask=white,
-            npeaks=3,
+            npeaks=MAX_NUFO,
             parallel=True,
             num_processes=PROCESSES,
         )

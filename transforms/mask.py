@@ -32,6 +32,9 @@ HEAD_THRESHOLD = 0.5
 BIAS_MM = 8.0
 """Voxel size at which the b0's bias field is estimated: the field of a coil is smooth."""
 
+RIM_BRIGHTNESS = 0.9
+"""Brightness of a voxel of the rim that is brain alone, over the median of the brain."""
+
 NECK = 2
 """Voxels by which a mask is eroded to cut off what hangs on it by a thin neck (eyes, tongue)."""
 
@@ -71,11 +74,11 @@ def find_brain(b0: MetaTensor) -> np.ndarray:
     within = MetaTensor(torch.from_numpy(head & signal)[None].float(), affine=b0.affine)
     volume = correct_bias(MetaTensor(torch.from_numpy(raw)[None], affine=b0.affine), within, BIAS_MM)[0].numpy()
     filtered = multi_median(volume, MEDIAN_RADIUS, MEDIAN_PASSES)
-    threshold = otsu(filtered)
     # of a volume without contrast the threshold lets everything through
-    found = largest_part(slices_filled((filtered > threshold) & signal))
-    # the filters take half a voxel off the rim
-    return found | (ndimage.binary_dilation(found) & (volume > threshold) & signal)
+    found = largest_part(slices_filled((filtered > otsu(filtered)) & signal))
+    # the filters take voxels off the rim; those that are all brain come back
+    bright = volume > RIM_BRIGHTNESS * np.median(volume[found]) if found.any() else found
+    return found | (ndimage.binary_dilation(found) & bright & signal)
 
 
 def slices_filled(mask: np.ndarray) -> np.ndarray:

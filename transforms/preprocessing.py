@@ -35,8 +35,9 @@ class ReadShelld(Transform):
     """Read one shell of the opened scan ``raw_scan`` (:class:`transforms.scan.Scan`).
 
     Writes ``image`` (the shell's signal, ``(N, X, Y, Z)``), ``b0`` (mean of the b0 volumes, ``(1, X, Y, Z)``),
-    ``gradients`` (the shell's table, ``(N, 4)``), and ``mask`` (``(1, X, Y, Z)``) where the scan has one; all as in the
-    file. Volumes that cannot be used are left out; ``notes`` says which, a text that is empty where there are none.
+    ``b0_volumes`` (their number), ``gradients`` (the shell's table, ``(N, 4)``), and ``mask`` (``(1, X, Y, Z)``) where
+    the scan has one; all as in the file. Volumes that cannot be used are left out; ``notes`` says which, a text that is
+    empty where there are none.
 
     Args:
         checksum: whether to write ``checksum``, that of the voxels of all volumes.
@@ -50,6 +51,7 @@ class ReadShelld(Transform):
         scan = data["raw_scan"]
         signal = scan.read(self.checksum)
         result = {**data, "b0": signal.b0, "image": signal.shell, "gradients": signal.gradients}
+        result["b0_volumes"] = signal.b0_volumes
         for note in signal.notes:
             logger.warning("%s: %s", scan, note)
         result["notes"] = "; ".join(signal.notes)
@@ -126,7 +128,7 @@ class GridToInput(Compose):
                 MaskIntensityd(keys="image", mask_key="mask"),
                 CropForegroundd(keys=["image", "b0", "mask"], source_key="mask", margin=margin, allow_smaller=True),
                 # a batch is made of tensors and plain values alone
-                DeleteItemsd(keys=["finite", "raw_scan"]),
+                DeleteItemsd(keys=["finite", "raw_scan", "b0_volumes"]),
             ]
         )
 

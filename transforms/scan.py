@@ -26,6 +26,7 @@ class Signal:
 
     Attributes:
         b0: mean of the b0 volumes, ``(1, X, Y, Z)``.
+        b0_volumes: their number.
         shell: volumes of the shell, ``(n, X, Y, Z)``.
         gradients: gradient table of these volumes, shape ``(n, 4)``.
         notes: which volumes were left out, and why.
@@ -33,6 +34,7 @@ class Signal:
     """
 
     b0: MetaTensor
+    b0_volumes: int
     shell: MetaTensor
     gradients: np.ndarray
     notes: list[str]
@@ -146,6 +148,7 @@ class Scan:
         self._check_directions(gradients)
         return Signal(
             b0=self._on_grid(b0[use_b0].mean(axis=0, keepdims=True)),
+            b0_volumes=int(use_b0.sum()),
             shell=self._on_grid(shell if use_shell.all() else shell[use_shell]),
             gradients=gradients,
             notes=notes,

@@ -12,6 +12,9 @@ from transforms.errors import SignalError
 MAX_SHELL_BRIGHTNESS = 0.95
 """Mean of a shell in the head, over that of the b0: brains have 0.5 at b = 1000 s/mm2 and 0.8 at 300, water less."""
 
+MAX_VOLUME_BRIGHTNESS = 1.05
+"""Brightest volume of a shell over the brightest b0: no direction is brighter than a b0, noise and drift apart."""
+
 MIN_CONTRAST = 1.1
 """Mean of a shell in the head, over that around it: with less, the shell holds noise alone."""
 
@@ -50,15 +53,16 @@ def usable_volumes(
     reference = np.nan_to_num(b0[use_b0].mean(axis=0), posinf=0.0, neginf=0.0)
     head = reference > otsu(reference)
     of_b0, of_shell = (np.array([_mean(volume, head) for volume in part]) for part in (b0, shell))
-    bright, dark = float(np.median(of_b0[use_b0])), float(np.median(of_shell[use_shell]))
+    # one b0 among several may be a direction; the brightest is none
+    bright, dark = float(of_b0[use_b0].max()), float(np.median(of_shell[use_shell]))
     if bright <= 0 or dark <= 0:
+        found = f"a mean signal of {bright:.3g} at b = 0 and {dark:.3g} in the shell"
+        raise SignalError(f"found {found}, expected both above 0.")
+    brightest = float(of_shell[use_shell].max())
+    if dark >= MAX_SHELL_BRIGHTNESS * bright or brightest > MAX_VOLUME_BRIGHTNESS * bright:
         raise SignalError(
-            f"found a mean signal of {bright:.3g} at b = 0 and {dark:.3g} in the shell, expected above 0."
-        )
-    if dark >= MAX_SHELL_BRIGHTNESS * bright:
-        raise SignalError(
-            f"found a shell with {dark / bright:.0%} of the b0's brightness, expected less than "
-            f"{MAX_SHELL_BRIGHTNESS:.0%}; are the volumes in the order of the gradient files?"
+            f"found a shell with {dark / bright:.0%} of the b0's brightness, and up to {brightest / bright:.0%}, "
+            f"expected less than {MAX_SHELL_BRIGHTNESS:.0%}; are the volumes in the order of the gradient files?"
         )
     around = _mean(np.median(shell[use_shell], axis=0), ~head)
     if around > 0 and dark < MIN_CONTRAST * around:

@@ -47,6 +47,6 @@ def doubt_about_gradients(data: Mapping[Hashable, Any]) -> str | None:
     if flip is None or flip.decision != FLAGGED:
         return None
     return (
-        f"fibres are more coherent with the directions' axes {flip.recommended_label} ({flip.best.coherence:.3f}) than "
-        f"as they are ({flip.identity_coherence:.3f}): are the b-vectors flipped or exchanged?"
+        f"fibres are more coherent ({flip.best.coherence:.3f}) with the axes {flip.recommended_label} of the prepared "
+        f".bvec than as they are ({flip.identity_coherence:.3f}): are the scan's b-vectors flipped or exchanged?"
     )

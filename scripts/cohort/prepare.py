@@ -27,8 +27,7 @@ from transforms.diffusion.gradients import B0_MAX, unique_axes
 from transforms.diffusion.scheme import SAME_AXIS_DEGREES
 from transforms.diffusion.sh import MAX_SH_ORDER, USUAL_GAP_DEGREES, condition, largest_gap, sh_order
 from transforms.errors import InputError
-from transforms.preprocessing import ScanToInput
-from transforms.scan import Scan
+from transforms.preprocessing import GridToInput, ScanToGrid
 
 logger = logging.getLogger(__name__)
 
@@ -101,12 +100,13 @@ def prepare_scan(raw: RawScan, folder: Path, preparation: Preparation, check_gra
     if prepared := _prepared_already(raw, folder, made_from, places):
         return prepared
 
-    to_input = ScanToInput(read_scheme(folder / "scheme.bvec"), preparation.voxel_size, checksum=True)
-    data: Any = to_input({"raw_scan": scan})
+    grid: Any = ScanToGrid(preparation.voxel_size, checksum=True)({"raw_scan": scan})
+    described: dict[str, Any] = {"Volumes": {"b0": grid["b0_volumes"], "shell": len(grid["gradients"])}}
+    described |= _describe_directions(grid["gradients"][:, :3])
+    data: Any = GridToInput(read_scheme(folder / "scheme.bvec"))(grid)
     prepared = PreparedScan.planned(folder, raw.participant, raw.name, data["checksum"])
     notes = [*raw.notes, *filter(None, [unknown, data["notes"]])]
-    gap = largest_gap(scan.shell_gradients[:, :3])
-    if gap > USUAL_GAP_DEGREES:
+    if (gap := described["LargestGapDegrees"]) > USUAL_GAP_DEGREES:
         notes.append(f"the gradient axes leave a gap of {gap:.0f} degrees, where the attenuation is a guess")
     if check_gradients and (doubt := doubt_about_gradients(data)):
         notes.append(doubt)
@@ -123,7 +123,9 @@ def prepare_scan(raw: RawScan, folder: Path, preparation: Preparation, check_gra
             "RawFiles": places,
             "VoxelChecksum": data["checksum"],
             **made_from,
-            **_describe_shell(scan, data),
+            **described,
+            "BrainMask": "found" if scan.mask is None else "given",
+            "BrainMilliliters": round(float(data["mask"].sum() * np.prod(data["mask"].pixdim.numpy()) / 1000), 1),
             **encoding,
             "Notes": notes,
         },
@@ -163,19 +165,14 @@ def _write_images(prepared: PreparedScan, data: Any) -> None:
         write_gradients(bval, bvec, data["gradients"], affine)
 
 
-def _describe_shell(scan: Scan, data: Any) -> dict[str, Any]:
-    """Say in a sidecar what a scan has of its shell, and where its brain mask comes from."""
-    directions = scan.shell_gradients[:, :3]
+def _describe_directions(directions: np.ndarray) -> dict[str, Any]:
+    """Say in a sidecar what the directions ``(N, 3)`` of a shell determine."""
     order = sh_order(directions, MAX_SH_ORDER)
-    mask = data["mask"]
     return {
-        "Volumes": {"b0": len(scan.b0), "shell": len(scan.shell)},
         "DistinctAxes": unique_axes(directions, SAME_AXIS_DEGREES),
         "HighestSphericalHarmonicOrder": order,
         "ConditionNumber": round(condition(directions, order), 2),
         "LargestGapDegrees": round(largest_gap(directions), 1),
-        "BrainMask": "found" if scan.mask is None else "given",
-        "BrainMilliliters": round(float(mask.sum() * np.prod(mask.pixdim.numpy()) / 1000), 1),
     }
 
 

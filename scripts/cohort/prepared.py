@@ -75,8 +75,8 @@ class PreparedScan:
         """
         if not isinstance(entry, dict):
             raise InputError(f"{place}: found {entry!r}, expected an object for each scan.")
-        needed = ("participant", "scan", "checksum", *map(KEYS_ON_DISK.__getitem__, IMAGE_SUFFIXES))
-        for key in (*needed, *(KEYS_ON_DISK[label] for label in LABEL_SUFFIXES if KEYS_ON_DISK[label] in entry)):
+        needed = ("participant", "scan", "checksum", "image", "mask")
+        for key in (*needed, *(name for name in KEYS_ON_DISK.values() if name in entry and name not in needed)):
             if not isinstance(value := entry.get(key), str):
                 raise InputError(f"{place}: found {key} = {value!r} of {entry.get('scan', 'a scan')}, expected a text.")
         scan = cls(folder, entry)

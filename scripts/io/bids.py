@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -70,12 +69,11 @@ def inherited(scan: Path, root: Path, ending: str) -> list[Path]:
             (path for path in others if not path.name.startswith(".") and entities_of(path).items() <= own),
             key=lambda path: (-len(entities_of(path)), path.name),
         )
-        for first, second in pairwise(fitting):
-            if len(entities_of(first)) == len(entities_of(second)) and not found:
-                raise InputError(
-                    f"{scan}: found {first.name} and {second.name} in {folder}, which fit the scan equally, "
-                    f"expected one file {beside.name}."
-                )
+        if not found and len(fitting) > 1 and len(entities_of(fitting[0])) == len(entities_of(fitting[1])):
+            raise InputError(
+                f"{scan}: found {fitting[0].name} and {fitting[1].name} in {folder}, which fit the scan equally, "
+                f"expected one file {beside.name}."
+            )
         found += fitting
     return found
 

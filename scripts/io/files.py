@@ -94,7 +94,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(read_text(path, "JSON"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{path}: found text that is not JSON ({error}), expected a JSON object.") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: found a JSON {type(content).__name__}, expected an object.")

@@ -11,12 +11,14 @@ from scripts.io.files import read_text
 from transforms.diffusion.gradients import (
     B0_MAX,
     MIN_VECTOR_LENGTH,
-    SHELL_TOLERANCE,
     fsl_to_world,
     world_to_fsl,
 )
 from transforms.diffusion.scheme import as_scheme, default_scheme
 from transforms.errors import InputError
+
+SAME_BVALUE = 25.0
+"""In s/mm2: b-values of one shell differ by as much, and shells by more."""
 
 MIN_LENGTH_RATIO = 0.95
 """Shortest over longest vector of one b-value: rounding and rotation change lengths by less than a hundredth."""
@@ -85,7 +87,11 @@ def read_bvecs(path: str | PathLike[str]) -> np.ndarray:
 
 
 def read_gradients(
-    bval: str | PathLike[str], bvec: str | PathLike[str], affine: np.ndarray, n_volumes: int | None = None
+    bval: str | PathLike[str],
+    bvec: str | PathLike[str],
+    affine: np.ndarray,
+    n_volumes: int | None = None,
+    b0_max: float = B0_MAX,
 ) -> np.ndarray:
     """Read an FSL pair of files into a gradient table in world RAS.
 
@@ -94,6 +100,7 @@ def read_gradients(
         bvec: file of b-vectors.
         affine: voxel-to-world matrix of the image that the files belong to, as stored.
         n_volumes: number of volumes of that image, checked where given.
+        b0_max: largest b-value in s/mm2 that counts as b0, which needs no direction.
 
     Returns:
         gradient table, shape ``(N, 4)``.
@@ -108,22 +115,22 @@ def read_gradients(
     if n_volumes is not None and len(bvals) != n_volumes:
         raise InputError(f"{bval}: found {len(bvals)} b-values, expected {n_volumes}, one per volume of the scan.")
     unknown = ~np.isfinite(bvecs).all(axis=1)
-    if (unknown & (bvals > B0_MAX)).any():
-        index = np.flatnonzero(unknown & (bvals > B0_MAX))[0]
+    if (unknown & (bvals > b0_max)).any():
+        index = np.flatnonzero(unknown & (bvals > b0_max))[0]
         raise InputError(f"{bvec}: found NaN or infinity for volume {index} of b = {bvals[index]:g}, expected numbers.")
     bvecs = np.where(unknown[:, None], 0.0, bvecs)
-    _check_lengths(Path(bvec), bvals, np.linalg.norm(bvecs, axis=1))
+    _check_lengths(Path(bvec), bvals, np.linalg.norm(bvecs, axis=1), b0_max)
     return np.column_stack([fsl_to_world(bvecs, affine), bvals])
 
 
-def _check_lengths(path: Path, bvals: np.ndarray, lengths: np.ndarray) -> None:
+def _check_lengths(path: Path, bvals: np.ndarray, lengths: np.ndarray, b0_max: float) -> None:
     """Refuse a table that codes b-values in the lengths of its vectors, ``b |g|^2``, under one nominal b-value.
 
     Vectors that are all scaled by one number, or by one number a shell, stay what they are.
     """
-    directed = (bvals > B0_MAX) & (lengths > MIN_VECTOR_LENGTH)
+    directed = (bvals > b0_max) & (lengths > MIN_VECTOR_LENGTH)
     for bvalue in np.unique(bvals[directed]):
-        of_shell = lengths[directed & (np.abs(bvals - bvalue) <= SHELL_TOLERANCE)]
+        of_shell = lengths[directed & (np.abs(bvals - bvalue) <= SAME_BVALUE)]
         shortest, longest = float(of_shell.min()), float(of_shell.max())
         if shortest < MIN_LENGTH_RATIO * longest:
             raise InputError(

@@ -61,9 +61,10 @@ def open_nifti(path: str | PathLike[str], ndim: int) -> nib.nifti1.Nifti1Pair:
         found = "x".join(map(str, image.shape))
         raise InputError(f"{path}: found an image of shape {found}, expected sides of at least one voxel.")
     claimed, stored = math.prod(image.shape) * image.get_data_dtype().itemsize, Path(path).stat().st_size
-    if claimed > MAX_COMPRESSION * stored:
+    if claimed > (MAX_COMPRESSION if str(path).endswith(".gz") else 1) * stored:
         raise InputError(
-            f"{path}: found a header of {claimed} bytes of voxels on a file of {stored}, expected all of them."
+            f"{path}: found a damaged file of {stored} bytes whose header claims {claimed} of voxels, "
+            "expected a whole one."
         )
     if len(image.shape) != ndim and not (ndim == 3 and image.shape[3:] == (1,)):
         found = "x".join(map(str, image.shape))

@@ -48,7 +48,7 @@ def open_scan(
         "bvec": Path(bvec or strip_nifti(dwi) + ".bvec"),
     }
     image = open_nifti(dwi, ndim=4)
-    gradients = read_gradients(files["bval"], files["bvec"], image.affine, image.shape[3])
+    gradients = read_gradients(files["bval"], files["bvec"], image.affine, image.shape[3], b0_max)
     scan = Scan(image, gradients, bvalue, tolerance, b0_max, files=files)
     if not brain_mask:
         return scan
@@ -69,9 +69,7 @@ def _read_mask(path: Path, scan: Scan) -> MetaTensor:
             f"expected that of {scan.path.name} ({'x'.join(map(str, scan.image.shape[:3]))})."
         )
     values = np.unique(mask)
-    if len(values) > 2 or not np.isfinite(values).all():
-        raise InputError(
-            f"{path}: found values from {values.min():g} to {values.max():g} and in between, "
-            "expected a mask of 0 and 1."
-        )
+    if len(values) > 2 or not np.isfinite(values).all() or values.min() < 0 or (len(values) == 2 and values.min() > 0):
+        shown = ", ".join(f"{value:g}" for value in values[:5])
+        raise InputError(f"{path}: found {len(values)} values ({shown}), expected a mask of 0 and 1.")
     return as_volume((mask > 0).astype(np.float32)[None], affine)

@@ -21,7 +21,7 @@ from scripts.io.volume import as_volume, read_volume
 from scripts.labels import t1_tissue, user_segmentations
 from scripts.labels.alignment import MIN_COVERED, MIN_DEPENDENCE, Alignment, with_affine
 from scripts.labels.quality import COLUMNS, picture
-from scripts.labels.shell import Shell, load_shell
+from scripts.labels.shell_on_grid import Shell, load_shell
 from scripts.labels.t1_registration import register_t1
 from scripts.version import code_version
 from transforms.diffusion import csd, dti

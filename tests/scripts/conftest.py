@@ -26,9 +26,11 @@ LINEAR = {
 
 
 def spread(n: int) -> np.ndarray:
-    """Some well spread directions ``(n, 3)``, turned away from those of the default scheme."""
-    picked = default_scheme()[np.linspace(0, 63, n).astype(int)]
-    return Rotation.from_euler("xyz", [20, 35, 50], degrees=True).apply(picked)
+    """Some well spread directions ``(n, 3)``: a Fibonacci spiral on a half sphere, turned off the axes."""
+    z = 1 - (np.arange(n) + 0.5) / n
+    azimuth, radius = np.arange(n) * np.pi * (3 - np.sqrt(5)), np.sqrt(1 - z**2)
+    spiral = np.column_stack([radius * np.cos(azimuth), radius * np.sin(azimuth), z])
+    return Rotation.from_euler("xyz", [20, 35, 50], degrees=True).apply(spiral)
 
 
 def table(*shells: tuple[float, int]) -> np.ndarray:

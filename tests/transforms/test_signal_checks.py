@@ -122,7 +122,7 @@ def test_a_constant_shell_or_b0_is_refused(value):
 def test_a_negative_scan_is_refused():
     b0, shell = scan()
     refuse(-b0, -shell, "expected")
-    refuse(b0, -shell, "found a mean signal of .* at b = 0 and -.* in the shell, expected above 0")
+    refuse(b0, -shell, "found a mean signal of .* at b = 0 and -.* in the shell, expected both above 0")
 
 
 @pytest.mark.parametrize("seed", range(5))

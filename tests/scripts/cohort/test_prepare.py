@@ -122,8 +122,9 @@ def test_the_sidecar_says_how_the_scan_was_made(prepared, raw):
     assert sidecar["SourceChecksums"] == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sources}
     assert sidecar["Volumes"] == {"b0": 1, "shell": 16}
     assert sidecar["DistinctAxes"] == 16
-    # 16 axes would do for the 15 coefficients of order 4, but these are picked from 64 and not spread evenly
-    assert sidecar["HighestSphericalHarmonicOrder"] == 2
+    # 15 coefficients of order 4 are determined by 16 axes, 28 of order 6 are not
+    assert sidecar["HighestSphericalHarmonicOrder"] == 4
+    assert sidecar["LargestGapDegrees"] < 35
     assert sidecar["BrainMask"] == "found"
     mask = nib.load(f"{_stem(prepared[0], 'sub-01')}brain_mask.nii.gz").get_fdata()
     assert sidecar["BrainMilliliters"] == pytest.approx(mask.sum() * VOXEL_SIZE**3 / 1000, abs=0.06)
@@ -140,14 +141,23 @@ def test_the_sidecar_says_how_the_scan_was_made(prepared, raw):
     assert description["Preparation"] == sidecar["Preparation"]
 
 
-def test_16_axes_that_are_spread_evenly_have_order_4(tmp_path, heads, prepare, axes_on_sphere):
-    """15 coefficients of order 4 are determined by 16 axes, 28 of order 6 are not."""
-    even = np.vstack([np.zeros(4), np.column_stack([axes_on_sphere(16), np.full(16, 1000.0)])])
-    heads.write_bids(tmp_path / "raw", ["sub-01"], gradients=even)
+def test_axes_that_are_spread_unevenly_lower_the_order_and_are_noted(tmp_path, heads, prepare, caplog):
+    """Every fourth or so of 64 axes: 16 would do for order 4, but between them a gap is left."""
+    picked = read_scheme(None)[np.linspace(0, 63, 16).astype(int)]
+    uneven = np.vstack([np.zeros(4), np.column_stack([picked, np.full(16, 1000.0)])])
+    heads.write_bids(tmp_path / "raw", ["sub-01"], gradients=uneven)
     prepare(tmp_path / "raw", tmp_path / "out")
-    sidecar = json.loads(Path(f"{_stem(tmp_path / 'out', 'sub-01')}attenuation_dwi.json").read_text())
+    sidecar = sidecar_of(tmp_path / "out", "sub-01")
     assert sidecar["DistinctAxes"] == 16
-    assert sidecar["HighestSphericalHarmonicOrder"] == 4
+    assert sidecar["HighestSphericalHarmonicOrder"] == 2
+    # the angle to the nearest axis of a fine grid of directions
+    grid = np.random.default_rng(0).standard_normal((20000, 3))
+    cosine = np.abs(grid / np.linalg.norm(grid, axis=1, keepdims=True) @ picked.T).max(axis=1).min()
+    assert sidecar["LargestGapDegrees"] == pytest.approx(np.degrees(np.arccos(cosine)), abs=4)
+    (note,) = sidecar["Notes"]
+    assert note.startswith(f"the gradient axes leave a gap of {sidecar['LargestGapDegrees']:.0f} degrees")
+    assert f"sub-01: {note}" in caplog.messages
+    assert any("SH order lowered from 8 to 2: 16 gradient axes are spread unevenly" in text for text in caplog.messages)
 
 
 def test_scans_that_cannot_be_used_are_left_out_with_their_reason(prepared, raw):
@@ -206,7 +216,7 @@ def test_a_second_preparation_does_nothing(copy, raw, prepare, monkeypatch):
     def forbidden(*_):
         raise AssertionError("prepared twice")
 
-    monkeypatch.setattr(module, "ScanToInput", forbidden)
+    monkeypatch.setattr(module, "ScanToGrid", forbidden)
     outcomes = prepare(raw[0], copy)
     assert [str(outcome.item) for outcome in outcomes if outcome.result] == list(GOOD)
     after = state(copy)
@@ -476,7 +486,7 @@ def test_the_table_has_a_line_for_each_scan(prepared):
             "b0_volumes": "1",
             "shell_volumes": "16",
             "axes": "16",
-            "sh_order": "2",
+            "sh_order": "4",
             "brain_mask": "found",
             "brain_ml": str(known["BrainMilliliters"]),
             "notes": "",
@@ -669,7 +679,7 @@ def test_a_cohort_of_one_says_that_validation_and_test_are_empty(tmp_path, heads
 # masks
 
 
-def test_a_mask_of_probabilities_with_a_fourth_axis_is_prepared_as_the_binary_one(tmp_path, heads, prepare):
+def test_a_mask_of_0_and_255_with_a_fourth_axis_is_prepared_as_the_one_of_0_and_1(tmp_path, heads, prepare):
     root, derivatives = tmp_path / "raw", tmp_path / "masks"
     scans = heads.write_bids(root, GOOD[:2], orientation="LPS")
     heads.describe(derivatives, "derivative")
@@ -678,7 +688,7 @@ def test_a_mask_of_probabilities_with_a_fourth_axis_is_prepared_as_the_binary_on
     )
     prepare(root, tmp_path / "binary", derivatives=derivatives)
     voxels = np.asarray(nib.load(mask).dataobj)
-    soft = np.where(voxels > 0, 0.7, 0.3).astype(np.float32)[..., None]
+    soft = np.where(voxels > 0, 255, 0).astype(np.float32)[..., None]
     nib.save(nib.Nifti1Image(soft, scans["sub-01"].affine), mask)
     prepare(root, tmp_path / "soft", derivatives=derivatives)
     same_images(tmp_path / "soft", tmp_path / "binary")
@@ -689,6 +699,18 @@ def test_a_mask_of_probabilities_with_a_fourth_axis_is_prepared_as_the_binary_on
     volume = heads.in_head(world, 0.7).sum() * 27 / 1000
     # voxels of 3 mm to voxels of 4 mm
     assert known["BrainMilliliters"] == pytest.approx(volume, rel=0.1)
+
+
+def test_a_mask_of_probabilities_costs_its_scan_alone(tmp_path, heads, prepare):
+    root, derivatives = tmp_path / "raw", tmp_path / "masks"
+    scans = heads.write_bids(root, GOOD[:2])
+    heads.describe(derivatives, "derivative")
+    mask = heads.write_mask(derivatives / "sub-01" / "dwi" / "sub-01_desc-brain_mask.nii.gz", scans["sub-01"].affine)
+    soft = np.asarray(nib.load(mask).dataobj) * np.random.default_rng(0).random(nib.load(mask).shape)
+    nib.save(nib.Nifti1Image(soft.astype(np.float32), scans["sub-01"].affine), mask)
+    first, second = prepare(root, tmp_path / "out", derivatives=derivatives)
+    assert first.failure.startswith(f"{mask}: found ")
+    assert second.failure is None
 
 
 def test_a_scan_without_a_mask_in_the_derivatives_is_named(tmp_path, heads, prepare, caplog):

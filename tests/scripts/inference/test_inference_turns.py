@@ -56,7 +56,7 @@ def original(raw, checkpoint, tmp_path_factory):
     there = np.linalg.norm(peaks, axis=-1) > 0.5
     assert there.sum() > 500
     assert np.ptp(np.abs(peaks[there]), axis=0)[[0, 2]].min() > 0.5
-    assert np.ptp(probabilities[there], axis=0).max() > 0.1
+    assert np.ptp(probabilities[there], axis=0).max() > 0.05
     return peaks, probabilities
 
 
@@ -71,10 +71,12 @@ def test_results_turn_with_the_world_and_do_not_see_how_voxels_are_stored(raw, o
     np.testing.assert_allclose(affine, nib.load(copy / "sub-01" / "dwi" / "sub-01_dwi.nii.gz").affine)
     if flip is not None:
         peaks, probabilities = np.flip(peaks, flip), np.flip(probabilities, flip)
-    # numbers from 0 to 1 are stored in steps of 1 / 65535
-    np.testing.assert_allclose(probabilities, original[1], atol=1e-3)
-    there = np.linalg.norm(original[0], axis=-1) > 0.5
-    np.testing.assert_array_equal(np.linalg.norm(peaks, axis=-1) > 0.5, there)
+    # numbers from 0 to 1 are stored in steps of 1 / 65535; N4 works on another array, and a voxel of the mask's rim may
+    # come out otherwise
+    assert np.isclose(probabilities, original[1], atol=1e-3).all(axis=-1).mean() > 0.995
+    white, also = (np.linalg.norm(axes, axis=-1) > 0.5 for axes in (original[0], peaks))
+    assert (white == also).mean() > 0.995
+    there = white & also
     found, before, expected = (
         torch.from_numpy(np.ascontiguousarray(axes[there].T)) for axes in (peaks, original[0], original[0] @ rotation.T)
     )

@@ -82,38 +82,44 @@ def test_scaled_integers_are_read_in_their_unit(small, tmp_path, suffix, affine)
     assert strip_nifti(path) == str(tmp_path / "scaled")
 
 
-def test_a_mask_is_what_is_above_half_of_its_largest_value(small, tmp_path):
+@pytest.mark.parametrize("largest", [1, 2, 255, 0.9])
+@pytest.mark.parametrize("fourth_axis", [False, True])
+def test_a_mask_is_what_is_not_zero(small, tmp_path, largest, fourth_axis):
+    """Of an image of two values, 0 and another one, stored as a volume or as one volume of several."""
     dwi, _, affine = small
-    values = np.random.default_rng(2).integers(0, 4, (12, 14, 10)).astype(np.uint8)
+    values = np.random.default_rng(2).integers(0, 2, (12, 14, 10)) * np.float32(largest)
     shifted = affine.copy()
     shifted[0, 3] += 5e-3  # as headers round
-    nib.Nifti1Image(values, shifted).to_filename(tmp_path / "mask.nii.gz")
+    stored = values[..., None] if fourth_axis else values
+    nib.Nifti1Image(stored.astype(np.float32), shifted).to_filename(tmp_path / "mask.nii.gz")
     data = read(dwi, brain_mask=tmp_path / "mask.nii.gz")
-    np.testing.assert_array_equal(data["mask"][0].numpy(), values >= 2)
+    assert data["mask"].shape == (1, 12, 14, 10)
+    np.testing.assert_array_equal(data["mask"][0].numpy(), values > 0)
     assert "mask" not in read(dwi, brain_mask=None)
 
 
-@pytest.mark.parametrize("largest", [1, 255, 0.9])
-def test_masks_of_probabilities_and_of_other_numbers_than_one(small, tmp_path, largest):
+@pytest.mark.parametrize("values", [[0, 1, 2], [0, 0.2, 0.6, 1], [0, 1, np.nan], [0, np.inf], [-1, 0, 1]])
+def test_a_mask_of_more_than_two_values_is_refused(small, tmp_path, values):
+    """Probabilities, segmentations, a brain that was cut out: what of them is brain is for a person to say."""
     dwi, _, affine = small
-    brain = np.zeros((12, 14, 10), dtype=np.float32)
-    brain[2:7, 3:12, 1:6] = 1
-    brain[7, 3:12, 1:6], brain[1, 3:12, 1:6] = 0.6, 0.2
-    nib.Nifti1Image((brain * largest).astype(np.float32), affine).to_filename(tmp_path / "mask.nii.gz")
-    found = read(dwi, brain_mask=tmp_path / "mask.nii.gz")["mask"]
-    np.testing.assert_array_equal(found[0].numpy(), brain > 0.5)
-    np.testing.assert_allclose(found.affine, affine, atol=1e-5)
+    stored = np.random.default_rng(2).choice(values, (12, 14, 10)).astype(np.float32)
+    nib.Nifti1Image(stored, affine).to_filename(tmp_path / "mask.nii.gz")
+    path = tmp_path / "mask.nii.gz"
+    refuse(path, "values (", "a mask of 0 and 1", attempt=lambda: read(dwi, brain_mask=path))
 
 
-def test_a_mask_may_have_a_fourth_axis_of_length_one_and_nan(small, tmp_path):
+@pytest.mark.parametrize("values", [[0.3, 0.7], [1, 2], [-1, 1], [-1, 0]])
+def test_a_mask_of_two_values_of_which_none_or_the_larger_is_zero_is_never_all_or_nothing(small, tmp_path, values):
     dwi, _, affine = small
-    brain = np.zeros((12, 14, 10, 1), dtype=np.float32)
-    brain[2:7, 3:12, 1:6] = 1
-    brain[0, 0, 0], brain[0, 0, 1], brain[0, 0, 2] = np.nan, np.inf, -np.inf
-    nib.Nifti1Image(brain, affine).to_filename(tmp_path / "mask.nii.gz")
-    found = read(dwi, brain_mask=tmp_path / "mask.nii.gz")["mask"]
-    assert found.shape == (1, 12, 14, 10)
-    np.testing.assert_array_equal(found[0].numpy(), brain[..., 0] == 1)
+    brain = np.random.default_rng(2).integers(0, 2, (12, 14, 10))
+    path = tmp_path / "mask.nii.gz"
+    nib.Nifti1Image(np.array(values, dtype=np.float32)[brain], affine).to_filename(path)
+    try:
+        found = open_scan(dwi, brain_mask=path).mask
+    except InputError as error:
+        assert str(error).startswith(f"{path}: ")  # noqa: PT017 (either answer is right)
+    else:
+        np.testing.assert_array_equal(found[0].numpy(), brain)
 
 
 def test_b0_volumes_of_up_to_70_are_taken_where_that_is_asked_for(tmp_path, small, affine_of, orientations, write_scan):

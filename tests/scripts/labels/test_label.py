@@ -22,7 +22,7 @@ from scripts.io.raw_scan import open_scan
 from scripts.io.volume import read_volume
 from scripts.labels import label_cohort, label_scan
 from scripts.labels.alignment import Alignment
-from scripts.labels.shell import load_shell
+from scripts.labels.shell_on_grid import load_shell
 from scripts.labels.t1_tissue import read_t1, tissue_from_t1
 from transforms.errors import InputError
 
@@ -323,7 +323,8 @@ def test_a_scan_without_a_finite_voxel_is_left_out(cohort, heads):
     path = cohort.parent / "raw/sub-01/dwi/sub-01_dwi.nii.gz"
     image = nib.load(path)
     signal = np.asarray(image.dataobj, dtype=np.float32)
-    signal[..., 3] = np.nan
+    # each volume has a signal, and no voxel has one in all of them
+    signal[:10, ..., 3], signal[10:, ..., 4] = np.nan, np.inf
     nib.save(nib.Nifti1Image(signal, image.affine), path)
     with pytest.raises(InputError, match=r"sub-01_dwi\.nii\.gz: found no voxel of the brain that is finite"):
         load_shell(open_scan(path), read_volume(cohort / entries(cohort)["sub-01"]["mask"]), VOXEL_SIZE)

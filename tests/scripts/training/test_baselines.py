@@ -157,4 +157,4 @@ def test_a_method_that_cannot_answer_leaves_the_others(tmp_path, capsys):
         ["network", "sub-01", "val_accuracy", "", "0.25"],
         ["majority class", "sub-01", "val_accuracy", "", "1.0"],
     ]
-    assert "deconvolution: left out: found 0 voxels of white matter" in capsys.readouterr().out
+    assert "deconvolution (label method): left out: found 0 voxels of white matter" in capsys.readouterr().out

@@ -23,7 +23,9 @@ from transforms.diffusion.scheme import default_scheme
 from transforms.diffusion.sh import (
     MAX_CONDITION,
     SMOOTHING,
+    USUAL_GAP_DEGREES,
     condition,
+    largest_gap,
     n_coefficients,
     sh_basis,
     sh_interpolation_matrix,
@@ -238,12 +240,10 @@ def test_axes_in_a_cone_do_not_determine_what_as_many_spread_ones_do(axes_on_sph
     cone, _ = axes_in_a_cone(int((cosines > 0.75).sum()))
     assert 15 <= len(cone) <= 20
     assert sh_order(axes_on_sphere(len(cone))) == 4
-    try:
-        order = sh_order(cone)
-    except SignalError as error:
-        assert "condition number" in str(error)
-    else:
-        assert order == 2
+    with pytest.raises(
+        SignalError, match=rf"found {len(cone)} gradient axes that leave a gap of \d+ degrees.*condition number"
+    ):
+        sh_order(cone)
     assert condition(cone, 4) > MAX_CONDITION
 
 
@@ -265,8 +265,35 @@ def test_a_lowered_order_for_uneven_axes_is_logged_with_its_reason(axes_on_spher
 def test_axes_in_a_plane_are_refused_however_many_they_are(off):
     angles = np.linspace(0, np.pi, 64, endpoint=False)
     plane = tilt(np.column_stack([np.cos(angles), np.sin(angles), np.zeros(64)]), off)
-    with pytest.raises(SignalError, match=r"6\d gradient axes with a condition number of .*plane or in a cone\.$"):
+    with pytest.raises(
+        SignalError, match=r"6\d gradient axes that leave a gap of [89]\d deg.*condition number .*plane or in a cone"
+    ):
         sh_order(TURN.apply(plane))
+
+
+GOLDEN = (1 + np.sqrt(5)) / 2
+CORNERS = [[0, 1, GOLDEN], [0, 1, -GOLDEN], [1, GOLDEN, 0], [1, -GOLDEN, 0], [GOLDEN, 0, 1], [-GOLDEN, 0, 1]]
+ICOSAHEDRON = np.array(CORNERS) / np.sqrt(1 + GOLDEN**2)
+"""The six axes of its twelve corners, unit vectors."""
+
+
+def test_the_largest_gap_of_known_axes(axes_on_sphere):
+    """Of the icosahedron's six axes it is that to the middle of a face, 37.4 degrees; no six axes leave less."""
+    exact = np.degrees(np.arccos(np.sqrt((5 + 2 * np.sqrt(5)) / 15)))
+    assert exact == pytest.approx(37.377, abs=1e-3)
+    for axes in (ICOSAHEDRON, -ICOSAHEDRON, TURN.apply(ICOSAHEDRON)):
+        assert largest_gap(axes) == pytest.approx(exact, abs=1.5)
+        assert sh_order(axes) == 2
+    # of a plane it is that to its normal, of one axis that to all across it
+    angles = np.linspace(0, np.pi, 64, endpoint=False)
+    assert largest_gap(np.column_stack([np.cos(angles), np.sin(angles), 0 * angles])) > 85
+    assert largest_gap(axes_on_sphere(90)) < largest_gap(axes_on_sphere(30)) < largest_gap(axes_on_sphere(12)) < 35
+
+
+def test_the_best_six_axes_are_not_noted():
+    for angle in range(0, 90, 10):
+        turned = Rotation.from_euler("zy", [angle, angle / 2], degrees=True).apply(ICOSAHEDRON)
+        assert largest_gap(turned) <= USUAL_GAP_DEGREES
 
 
 @pytest.mark.parametrize("order", [2, 4, 6, 8])

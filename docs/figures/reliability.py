@@ -1,0 +1,267 @@
+"""Print what `prepare` makes of unusual and broken inputs, as the table of docs/reliability.md.
+
+python docs/figures/reliability.py
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import nibabel as nib
+import numpy as np
+
+from scripts.cohort.prepare import TABLE, prepare_cohort
+from scripts.errors import reason
+from scripts.io.gradients import write_gradients
+from transforms.diffusion.scheme import default_scheme
+
+SHAPE = (44, 46, 36)
+AFFINE = np.diag([-2.4, 2.4, 2.4, 1.0])
+RADIUS = 38.0
+"""Of the ball that stands for a head, in mm."""
+
+TURN = np.linalg.qr(np.array([[1.0, 0.3, -0.2], [0.4, 1.0, 0.5], [-0.6, 0.2, 1.0]]))[0]
+TENSOR = TURN @ np.diag([1.6e-3, 0.5e-3, 0.4e-3]) @ TURN.T
+"""In mm2/s; its axes are oblique to the voxels."""
+
+CASES: dict[str, Callable[[Path], dict | None]] = {}
+
+
+def case(title: str) -> Callable[[Callable[[Path], dict | None]], Callable[[Path], dict | None]]:
+    """Register what makes an input; it may return options of the preparation."""
+
+    def register(make: Callable[[Path], dict | None]) -> Callable[[Path], dict | None]:
+        CASES[title] = make
+        return make
+
+    return register
+
+
+def table(directions: np.ndarray | None = None, b: float = 1000.0, n_b0: int = 2) -> np.ndarray:
+    """Gradient table of some b0 volumes and one shell."""
+    directions = default_scheme() if directions is None else directions
+    return np.vstack([np.zeros((n_b0, 4)), np.column_stack([directions, np.full(len(directions), b)])])
+
+
+def signal(gradients: np.ndarray, radius: float = RADIUS) -> np.ndarray:
+    """A ball of one tensor in air, with noise, shape ``(X, Y, Z, N)``."""
+    grid = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), axis=-1) - (np.array(SHAPE) - 1) / 2
+    inside = np.linalg.norm(2.4 * grid, axis=-1) < radius
+    decay = np.exp(-gradients[:, 3] * np.einsum("ni,ij,nj->n", gradients[:, :3], TENSOR, gradients[:, :3]))
+    clean = np.where(inside[..., None], 1000 * decay, 10.0)
+    return (clean + 2 * np.random.default_rng(0).standard_normal(clean.shape)).astype(np.float32)
+
+
+def scan(
+    root: Path, name: str = "sub-01_dwi", gradients: np.ndarray | None = None, voxels: np.ndarray | None = None
+) -> Path:
+    """Write a BIDS scan; returns the stem of its files."""
+    gradients = table() if gradients is None else gradients
+    folder = root / name.split("_", maxsplit=1)[0] / "dwi"
+    folder.mkdir(parents=True, exist_ok=True)
+    (root / "dataset_description.json").write_text(json.dumps({"Name": "x", "BIDSVersion": "1.10.0"}))
+    stem = folder / name
+    nib.save(nib.Nifti1Image(signal(gradients) if voxels is None else voxels, AFFINE), f"{stem}.nii.gz")
+    write_gradients(f"{stem}.bval", f"{stem}.bvec", gradients, AFFINE)
+    return stem
+
+
+@case("a plain scan")
+def _(root: Path) -> None:
+    scan(root)
+
+
+@case("beside it a scan with one entity more and another table")
+def _(root: Path) -> None:
+    scan(root)
+    scan(root, "sub-01_acq-x_dwi", table(default_scheme()[::-1]))
+
+
+@case("beside it a 3-volume scan of the other polarity")
+def _(root: Path) -> None:
+    scan(root)
+    scan(root, "sub-01_dir-PA_dwi", table(np.zeros((0, 3)), n_b0=3))
+
+
+@case("no table beside it, and one of `desc-eddy`")
+def _(root: Path) -> None:
+    stem = scan(root, "sub-01_desc-preproc_dwi")
+    for end in ("bval", "bvec"):
+        Path(f"{stem}.{end}").rename(str(stem).replace("preproc", "eddy") + f".{end}")
+
+
+@case("b-values coded in the lengths of the b-vectors")
+def _(root: Path) -> None:
+    low = table(b=500.0)
+    gradients = np.vstack([low, table()[2:]])
+    stem = scan(root, gradients=gradients)
+    bvec = np.loadtxt(f"{stem}.bvec") * np.sqrt(np.maximum(gradients[:, 3], 1) / 1000)
+    np.savetxt(f"{stem}.bvec", bvec)
+    np.savetxt(f"{stem}.bval", np.where(gradients[:, 3] > 0, 1000, 0)[None], fmt="%g")
+
+
+@case("b-vectors scaled by 0.9, b-values right")
+def _(root: Path) -> None:
+    stem = scan(root)
+    np.savetxt(f"{stem}.bvec", 0.9 * np.loadtxt(f"{stem}.bvec"))
+
+
+@case("64 directions on a plane")
+def _(root: Path) -> None:
+    angle = np.linspace(0, np.pi, 64, endpoint=False)
+    scan(root, gradients=table(np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=1)))
+
+
+def _cone(least: float) -> np.ndarray:
+    axes = default_scheme()
+    axes = axes * np.sign(axes @ axes[0] + 1e-9)[:, None]
+    return axes[axes @ axes[0] > least]
+
+
+@case("17 directions in a cone of 41 degrees")
+def _(root: Path) -> None:
+    scan(root, gradients=table(_cone(0.75)))
+
+
+@case("38 directions in a cone of 66 degrees")
+def _(root: Path) -> None:
+    scan(root, gradients=table(_cone(0.4)))
+
+
+@case("b0 volumes at b = 60")
+def _(root: Path) -> None:
+    gradients = table()
+    gradients[:2, 3] = 60
+    scan(root, gradients=gradients)
+
+
+@case("the same, `--b0-max 70`")
+def _(root: Path) -> dict:
+    gradients = table()
+    gradients[:2, 3] = 60
+    scan(root, gradients=gradients)
+    return {"b0_max": 70.0}
+
+
+def _changed(title: str, change: Callable[[np.ndarray], np.ndarray | None]) -> None:
+    @case(title)
+    def _(root: Path) -> None:
+        voxels = signal(table())
+        result = change(voxels)
+        scan(root, voxels=voxels if result is None else result)
+
+
+def _put(index: object, value: object) -> Callable[[np.ndarray], None]:
+    return lambda voxels: voxels.__setitem__(index, value)
+
+
+_changed("stopped early: the last six volumes 0", _put(np.s_[..., 60:], 0))
+_changed("half of the shell 0", _put(np.s_[..., 2:34], 0))
+_changed("shell all 0", _put(np.s_[..., 2:], 0))
+_changed("one b0 and one direction exchanged", lambda voxels: voxels[..., [0, 9, *range(2, 9), 1, *range(10, 66)]])
+_changed("shell equal to the b0", lambda voxels: np.repeat(voxels[..., :1], 66, axis=3))
+_changed("constant", _put(np.s_[:], 7))
+_changed("negative shell", lambda voxels: voxels * np.r_[1, 1, -np.ones(64)].astype(np.float32))
+_changed(
+    "noise alone in the shell",
+    lambda voxels: np.concatenate(
+        [voxels[..., :2], np.random.default_rng(1).rayleigh(20, (*SHAPE, 64)).astype(np.float32)], axis=3
+    ),
+)
+_changed("one voxel NaN", _put((22, 23, 18, 5), np.nan))
+
+
+@case("cut off after half of the file")
+def _(root: Path) -> None:
+    path = Path(f"{scan(root)}.nii.gz")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@case("a byte of the checksum inside the compressed file changed")
+def _(root: Path) -> None:
+    path = Path(f"{scan(root)}.nii.gz")
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 0xFF
+    path.write_bytes(bytes(content))
+
+
+def _header(title: str, offset: int, form: str, *values: int) -> None:
+    @case(title)
+    def _(root: Path) -> None:
+        path = Path(f"{scan(root)}.nii.gz")
+        content = bytearray(gzip.decompress(path.read_bytes()))
+        struct.pack_into(form, content, offset, *values)
+        path.write_bytes(gzip.compress(bytes(content), 1))
+
+
+_header("header with an unknown data type", 70, "<h", 9999)
+_header("header with a negative side", 42, "<h", -44)
+_header("header of 30000 x 30000 x 30000 voxels", 42, "<3h", 30000, 30000, 30000)
+
+
+def _sidecar(title: str, content: bytes, name: str = "sub-01/dwi/sub-01_dwi.json") -> None:
+    @case(title)
+    def _(root: Path) -> None:
+        scan(root)
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+_sidecar("sidecar that is no JSON", b"{not json")
+_sidecar("sidecar that is a list", b"[1]")
+_sidecar("sidecar in Latin-1", '{"InstitutionName": "Köln"}'.encode("latin-1"))
+_sidecar("sidecar with a byte order mark", b'\xef\xbb\xbf{"PhaseEncodingDirection": "j-"}')
+_sidecar("sidecar of another modality that is no JSON", b"{not json", "sub-01/func/sub-01_task-rest_bold.json")
+_sidecar("`PhaseEncodingDirection` AP", b'{"PhaseEncodingDirection": "AP"}')
+_sidecar("`PhaseEncodingDirection` col_dir", b'{"PhaseEncodingDirection": "col_dir"}')
+
+
+@case("`.bval` and `.bvec` with a byte order mark")
+def _(root: Path) -> None:
+    stem = scan(root)
+    for end in ("bval", "bvec"):
+        path = Path(f"{stem}.{end}")
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+
+
+@case("two versions of the scan, `.nii` and `.nii.gz`")
+def _(root: Path) -> None:
+    stem = scan(root)
+    nib.save(nib.load(f"{stem}.nii.gz"), f"{stem}.nii")
+
+
+def main() -> None:
+    """Prepare each input and print its row."""
+    logging.disable(logging.WARNING)
+    print("| input | what it gets |\n|---|---|")
+    for title, make in CASES.items():
+        with TemporaryDirectory() as folder:
+            root, out = Path(folder) / "raw", Path(folder) / "out"
+            root.mkdir()
+            options = make(root) or {}
+            stderr, sys.stderr = sys.stderr, open(Path(folder) / "log", "w")  # noqa: SIM115 (the progress bar)
+            try:
+                outcomes = prepare_cohort("bids", root, out, split=(1, 0, 0), **options)
+            except Exception as error:
+                answers = [reason(error)]
+            else:
+                answers = [f"{outcome.item}: {outcome.failure}" for outcome in outcomes if outcome.failure]
+                rows = (out / TABLE).read_text().splitlines()[1:] if (out / TABLE).is_file() else []
+                for row in rows:
+                    name, *_, order, _, _, notes = row.split("\t")
+                    answers.append(f"{name} prepared, order {order}" + (f"; note: {notes}" if notes else ""))
+            sys.stderr = stderr
+            said = "<br>".join(answer.replace(f"{folder}/", "") for answer in answers)
+            print(f"| {title} | {said} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
