@@ -15,7 +15,7 @@ import torch
 
 from scripts.cohort.datalist import read_cohort
 from scripts.cohort.prepared import PreparedScan
-from scripts.labels.label_scan import dice
+from scripts.labels.tissue_sources import dice
 from scripts.phantom.truth import at_nearest_voxels
 from scripts.training.metrics import angular_error
 

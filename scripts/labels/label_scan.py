@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,12 +16,12 @@ from scripts.io.bids import LABEL_SUFFIXES, sidecar
 from scripts.io.files import read_json, sha256, whole_file, write_json
 from scripts.io.nifti import open_nifti, write_nifti
 from scripts.io.raw_scan import open_scan
-from scripts.io.volume import as_volume, read_volume
-from scripts.labels import t1_tissue, user_segmentations
-from scripts.labels.alignment import MIN_COVERED, MIN_DEPENDENCE, Alignment, with_affine
+from scripts.io.volume import read_volume
+from scripts.labels import t1_tissue, tissue_sources, user_segmentations
+from scripts.labels.alignment import MIN_COVERED, MIN_DEPENDENCE
 from scripts.labels.quality import COLUMNS, picture
 from scripts.labels.shell_on_grid import Shell, load_shell
-from scripts.labels.t1_registration import register_t1
+from scripts.labels.tissue_sources import MIN_DICE, USUAL_DICE, WHITE, Tissue, dice
 from scripts.version import code_version
 from transforms.diffusion import csd, dti
 from transforms.diffusion.gradients import B0_MAX
@@ -37,14 +36,6 @@ DESCRIPTIONS = {
     "nufo": "Number of peaks of the fibre orientation distribution in white matter, 0 elsewhere.",
     "peak": "Largest peak of the fibre orientation distribution: unit vector in world RAS, 0 outside white matter.",
 }
-
-WHITE = TISSUE_ABBREVIATIONS.index("WM")
-
-MIN_DICE = 0.4
-"""Smallest Dice of white matter by the T1 or a given segmentation with that by FA and MD; with less it is not used."""
-
-USUAL_DICE = 0.6
-"""Dice that aligned scans have at least; with less, the scan gets a note."""
 
 PARAMETERS: dict[str, Any] = {
     "RelativePeakThreshold": csd.RELATIVE_THRESHOLD,
@@ -74,21 +65,6 @@ class LabelledScan:
 
     scan: PreparedScan
     measures: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class _Tissue:
-    """Tissue of a scan from a T1-weighted image or from the user's segmentation.
-
-    Attributes:
-        fractions: tissue fractions of each of ``TISSUES``, ``(4, X, Y, Z)``; None if the source cannot be used.
-        measures: measures of the registration, and of the overlap with the white matter by diffusion.
-        remark: note for the user, or the reason why there are no fractions.
-    """
-
-    fractions: np.ndarray | None
-    measures: dict[str, Any]
-    remark: str | None = None
 
 
 @dataclass(frozen=True)
@@ -215,11 +191,11 @@ def _make(scan: str, shell: Shell, mask: MetaTensor, t1: Path | None, own: Seque
     """
     tensor = dti.fit_tensor_wls(shell.signal, shell.gradients, shell.usable)
     white = by_diffusion = white_matter(tensor.fa, tensor.md, shell.mask, shell.voxel_ml)
-    route, tissue = "FA and MD", _Tissue(None, {})
+    route, tissue = "FA and MD", Tissue(None, {})
     if own:
-        route, tissue = "derivatives", _tissue_from_segmentation(scan, own, t1, shell, mask)
+        route, tissue = "derivatives", tissue_sources.from_segmentation(scan, own, t1, shell, mask)
     elif t1:
-        tissue = _tissue_from_t1(t1, shell, mask, by_diffusion)
+        tissue = tissue_sources.from_t1(t1, shell, mask, by_diffusion)
         route = route if tissue.fractions is None else "T1"
     notes = [tissue.remark] if tissue.remark else []
     if left_out := int((mask[0].numpy() > 0).sum() - shell.mask.sum()):
@@ -259,77 +235,6 @@ def _make(scan: str, shell: Shell, mask: MetaTensor, t1: Path | None, own: Seque
     shown = labels.get("tissue", labels["white_matter"] * WHITE)
     title = f"{scan}: white matter from {route}, SH order {peaks.order}"
     return _Made(labels, measures, how, picture(shell.b0, shell.mask, shown, peaks.nufo, peaks.peak, title))
-
-
-def _tissue_from_t1(path: Path, shell: Shell, mask: MetaTensor, by_diffusion: np.ndarray) -> _Tissue:
-    """Segment tissue by a T1.
-
-    A scan whose T1 cannot be used gets no tissue, but keeps the labels that come from diffusion alone.
-    """
-    measures: dict[str, Any] = {}
-    try:
-        t1 = t1_tissue.read_t1(path)
-        alignment = _register(t1, shell, mask)
-        measures = _describe_alignment(alignment)
-        if alignment.problem:
-            return _Tissue(None, measures, f"T1 not used: {alignment.problem}")
-        fractions = t1_tissue.tissue_from_t1(with_affine(t1, alignment.matrix), mask)
-    except InputError as error:
-        return _Tissue(None, measures, f"T1 not used: {str(error).removesuffix('.')}")
-    overlap = dice(fractions.argmax(axis=0) == WHITE, by_diffusion)
-    if overlap < MIN_DICE:
-        found = f"white matter of the T1 and of the diffusion tensor overlap with a Dice of {overlap:.2f}"
-        remark = f"T1 not used: {found}, expected at least {MIN_DICE:g}"
-        return _Tissue(None, measures | {"white_matter_dice": overlap}, remark)
-    return _Tissue(fractions, measures)
-
-
-def _tissue_from_segmentation(
-    scan: str, own: Sequence[Path], t1: Path | None, shell: Shell, mask: MetaTensor
-) -> _Tissue:
-    """Return the tissue by the user's segmentation, with a remark on its space.
-
-    Raises:
-        InputError: the segmentation cannot be used, or lies in the space of a T1 that cannot be registered.
-    """
-    if not user_segmentations.in_t1_space(own[0]):
-        return _Tissue(user_segmentations.tissue_from_segmentation(own, mask), {})
-    if t1 is None:
-        remark = f"{own[0].name} lies in the space of a T1 that is not there: placed by its affine alone"
-        return _Tissue(user_segmentations.tissue_from_segmentation(own, mask), {}, remark)
-    alignment = _register(t1_tissue.read_t1(t1), shell, mask)
-    if alignment.problem:
-        raise InputError(
-            f"{own[0]}: found it in the space of a T1 that could not be registered ({alignment.problem}), "
-            "expected one that can, or a segmentation in the space of the diffusion scan."
-        )
-    of_all_sessions = "_ses-" in scan and re.match(r"sub-[^_]+_(?!ses-)", own[0].name)
-    placed = None
-    if of_all_sessions and user_segmentations.t1_of(own[0]) is None:
-        placed = f"{own[0].name} is one of all sessions without its T1 beside it: placed by this session's T1"
-    fractions = user_segmentations.tissue_from_segmentation(own, mask, alignment.matrix)
-    return _Tissue(fractions, _describe_alignment(alignment), placed)
-
-
-def _register(t1: MetaTensor, shell: Shell, mask: MetaTensor) -> Alignment:
-    return register_t1(t1, as_volume(shell.mean_attenuation[None], shell.affine), mask)
-
-
-def _describe_alignment(alignment: Alignment) -> dict[str, Any]:
-    """Return the measures of a registration for the table and the JSON."""
-    return {
-        "registration_covered": alignment.covered,
-        "registration_dependence": alignment.dependence,
-        "registration_shift_mm": alignment.shift,
-        "registration_turn_degrees": alignment.turn,
-        "T1ToDiffusion": np.linalg.inv(alignment.matrix).tolist(),
-    }
-
-
-def dice(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the overlap of two masks, 0 to 1 (Dice, Ecology 26:297-302, 1945)."""
-    total = int(first.sum() + second.sum())
-    return float(2 * (first & second).sum() / total) if total else 0.0
 
 
 def _measures(

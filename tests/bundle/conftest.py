@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts.cohort.default import make_cohort
+from scripts.default_cohort import make_cohort
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import pytest
 
 from scripts.cohort.prepare import prepare_cohort
 from scripts.labels import label_cohort
-from scripts.labels.label_scan import dice
+from scripts.labels.tissue_sources import dice
 from scripts.phantom import write_phantom
 from scripts.phantom.truth import at_nearest_voxels
 

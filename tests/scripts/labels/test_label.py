@@ -20,7 +20,7 @@ from scripts.io.bids import LABEL_SUFFIXES
 from scripts.io.files import read_json
 from scripts.io.raw_scan import open_scan
 from scripts.io.volume import read_volume
-from scripts.labels import label_cohort, label_scan
+from scripts.labels import label_cohort, label_scan, tissue_sources
 from scripts.labels.alignment import Alignment
 from scripts.labels.shell_on_grid import load_shell
 from scripts.labels.t1_tissue import read_t1, tissue_from_t1
@@ -384,7 +384,7 @@ def test_a_segmentation_of_all_sessions_without_its_t1_is_noted(heads, scheme, t
     write(tmp_path / "truth/sub-01/anat/sub-01_dseg.nii.gz", affine, np.full(shape, WHITE))
     prepare_cohort("bids", tmp_path / "raw", tmp_path / "out", scheme, voxel_size=VOXEL_SIZE)
     aligned = Alignment(np.eye(4), shift=0, turn=0, scaling=1, covered=1, dependence=1)
-    monkeypatch.setattr(label_scan, "register_t1", lambda *images: aligned)
+    monkeypatch.setattr(tissue_sources, "register_t1", lambda *images: aligned)
 
     def notes():
         (outcome,) = label_cohort(tmp_path / "out", tmp_path / "truth")

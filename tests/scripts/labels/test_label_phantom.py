@@ -16,8 +16,8 @@ from scripts.cohort.prepare import prepare_cohort
 from scripts.io.files import read_json
 from scripts.labels import label_cohort, t1_registration
 from scripts.labels.alignment import correlation_ratio
-from scripts.labels.label_scan import dice
 from scripts.labels.quality import flag_outliers
+from scripts.labels.tissue_sources import dice
 from scripts.phantom import write_phantom
 from scripts.phantom.truth import at_nearest_voxels
 from tests.turns import TURNS, turned_copy
