@@ -51,7 +51,7 @@ class ReadShelld(Transform):
         scan = data["raw_scan"]
         signal = scan.read(self.checksum)
         result = {**data, "b0": signal.b0, "image": signal.shell, "gradients": signal.gradients}
-        result["b0_volumes"] = signal.b0_volumes
+        result["b0_volumes"] = len(signal.b0_volumes)
         for note in signal.notes:
             logger.warning("%s: %s", scan, note)
         result["notes"] = "; ".join(signal.notes)
@@ -78,7 +78,12 @@ class FiniteSignald(Transform):
         finite = (image.sum(dim=0, keepdim=True) + b0).isfinite()
         for volumes in (image, b0):
             volumes.masked_fill_(~finite, 0.0)
-        return {**data, "finite": MetaTensor(finite.float(), affine=data["b0"].affine)}
+        notes = data.get("notes", "")
+        if broken := int((~finite).sum()):
+            note = f"{broken} voxels are not finite in a volume and have no signal"
+            logger.warning("%s: %s", data.get("raw_scan", "scan"), note)
+            notes = "; ".join(filter(None, [notes, note]))
+        return {**data, "notes": notes, "finite": MetaTensor(finite.float(), affine=data["b0"].affine)}
 
 
 class ScanToGrid(Compose):

@@ -26,16 +26,18 @@ class Signal:
 
     Attributes:
         b0: mean of the b0 volumes, ``(1, X, Y, Z)``.
-        b0_volumes: their number.
+        b0_volumes: their indices in the scan.
         shell: volumes of the shell, ``(n, X, Y, Z)``.
+        shell_volumes: their indices in the scan, shape ``(n,)``.
         gradients: gradient table of these volumes, shape ``(n, 4)``.
         notes: which volumes were left out, and why.
         checksum: SHA-256 of the voxels of all volumes, however they are stored; None where it was not asked for.
     """
 
     b0: MetaTensor
-    b0_volumes: int
+    b0_volumes: np.ndarray
     shell: MetaTensor
+    shell_volumes: np.ndarray
     gradients: np.ndarray
     notes: list[str]
     checksum: str | None
@@ -148,12 +150,25 @@ class Scan:
         self._check_directions(gradients)
         return Signal(
             b0=self._on_grid(b0[use_b0].mean(axis=0, keepdims=True)),
-            b0_volumes=int(use_b0.sum()),
+            b0_volumes=self.b0[use_b0],
+            shell_volumes=self.shell[use_shell],
             shell=self._on_grid(shell if use_shell.all() else shell[use_shell]),
             gradients=gradients,
-            notes=notes,
+            notes=[*self._orientation_notes(), *notes],
             checksum=digest.hexdigest() if checksum else None,
         )
+
+    def _orientation_notes(self) -> list[str]:
+        """Say where the header leaves left and right open."""
+        header = self.image.header
+        sform, qform = int(header["sform_code"]), int(header["qform_code"])
+        if not sform and not qform:
+            return ["the header states no orientation (codes of sform and qform are 0)"]
+        if sform and qform:
+            matrices = (self.image.get_sform(), self.image.get_qform())
+            if len({bool(np.linalg.det(matrix[:3, :3]) > 0) for matrix in matrices}) > 1:
+                return ["sform and qform of the header disagree on left and right: the sform is taken"]
+        return []
 
     def _volume(self, index: int) -> np.ndarray:
         try:

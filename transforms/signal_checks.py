@@ -15,6 +15,12 @@ MAX_SHELL_BRIGHTNESS = 0.95
 MAX_VOLUME_BRIGHTNESS = 1.05
 """Brightest volume of a shell over the brightest b0: no direction is brighter than a b0, noise and drift apart."""
 
+MIN_VOLUME_BRIGHTNESS = 0.2
+"""Mean of a volume in the head, over the median of its shell: directions differ by less than a factor of 3."""
+
+MIN_FILLED = 0.1
+"""Part of a slice that is head, from which on an empty slice is missed."""
+
 MIN_CONTRAST = 1.1
 """Mean of a shell in the head, over that around it: with less, the shell holds noise alone."""
 
@@ -68,6 +74,13 @@ def usable_volumes(
     if around > 0 and dark < MIN_CONTRAST * around:
         raise SignalError("found a shell as bright in the head as around it, expected a signal and not noise alone.")
 
+    faint = use_shell & ((of_shell < MIN_VOLUME_BRIGHTNESS * dark) | _lacks_slices(shell, head))
+    use_b0 = use_b0 & ~_lacks_slices(b0, head)
+    if not use_b0.any():
+        raise SignalError("found no b0 volume without empty slices, expected one.")
+    if faint.any():
+        notes.append(f"{_list(np.asarray(shell_indices)[faint])} left out: hardly a signal, or empty slices")
+    use_shell = use_shell & ~faint
     halfway = (bright + dark) / 2
     swapped_b0, swapped_shell = use_b0 & (of_b0 < halfway), use_shell & (of_shell > halfway)
     use_b0, use_shell = use_b0 & ~swapped_b0, use_shell & ~swapped_shell
@@ -81,6 +94,12 @@ def _has_signal(volume: np.ndarray) -> bool:
     """Whether finite voxels of a volume differ."""
     finite = volume[np.isfinite(volume)]
     return bool(len(finite)) and float(finite.min()) < float(finite.max())
+
+
+def _lacks_slices(volumes: np.ndarray, head: np.ndarray) -> np.ndarray:
+    """Whether volumes ``(n, X, Y, Z)`` are 0 in a whole slice along Z that the head fills to a good part, ``(n,)``."""
+    filled = head.mean(axis=(0, 1)) > MIN_FILLED
+    return ~np.array([(volume[:, :, filled] != 0).any(axis=(0, 1)).all() for volume in volumes], dtype=bool)
 
 
 def _mean(volume: np.ndarray, where: np.ndarray) -> float:

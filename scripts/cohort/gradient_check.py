@@ -43,8 +43,13 @@ def doubt_about_gradients(data: Mapping[Hashable, Any]) -> str | None:
         write_nifti(dwi, signal, affine)
         write_nifti(mask, white[0].numpy().astype(np.uint8), affine)
         write_gradients(bval, bvec, np.vstack([np.zeros(4), data["gradients"]]), affine)
-        flip = gradlint.detect_flip(str(dwi), str(bvec), str(bval), mask=str(mask), threads=1).flip
-    if flip is None or flip.decision != FLAGGED:
+        try:
+            flip = gradlint.detect_flip(str(dwi), str(bvec), str(bval), mask=str(mask), threads=1).flip
+        except Exception as error:  # a check that cannot be made costs no scan
+            return f"the gradients were not checked: {error}"
+    if flip is None:
+        return "the gradients were not checked: gradlint gave no answer"
+    if flip.decision != FLAGGED:
         return None
     return (
         f"fibres are more coherent ({flip.best.coherence:.3f}) with the axes {flip.recommended_label} of the prepared "

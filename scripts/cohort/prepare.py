@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -205,16 +206,31 @@ def _claim_folder(folder: Path, scheme: Path | None, bvalue: float, voxel_size: 
 
 
 def _with_labels_that_fit(prepared: PreparedScan, earlier: PreparedScan) -> PreparedScan:
-    """Take over labels of an earlier preparation of the same scan file that lie on the grid of the present one."""
-    if earlier.checksum != prepared.checksum:
+    """Take over labels that were made of the same voxels and gradients and lie on the grid of the present scan."""
+    if earlier.checksum != prepared.checksum or not _made_of_the_same(earlier.labels.record, prepared.sidecar):
         return prepared
     mask = open_nifti(prepared.path("mask"), ndim=3)
     kept = {}
     for key, path in earlier.label_files().items():
-        label = open_nifti(path, NDIM.get(key, 3))
-        if label.shape[:3] == mask.shape and np.allclose(label.affine, mask.affine):
+        try:
+            label = open_nifti(path, NDIM.get(key, 3))
+        except InputError as error:
+            logger.warning("%s: label left out: %s", prepared, error)
+            continue
+        if label.shape[:3] == mask.shape[:3] and np.allclose(label.affine, mask.affine):
             kept[key] = path
     return prepared.with_labels(kept)
+
+
+def _made_of_the_same(record: Path, sidecar: Path) -> bool:
+    """Whether the sources that labels and a prepared scan have in common are the same files; True without a record."""
+    if not record.is_file():
+        return True
+    try:
+        first, second = (read_json(path).get("SourceChecksums", {}) for path in (record, sidecar))
+    except InputError:
+        return False
+    return all(first[name] == second[name] for name in first.keys() & second.keys())
 
 
 def prepare_cohort(
@@ -255,14 +271,16 @@ def prepare_cohort(
     """
     weights = DEFAULT_SPLITS.get(layout, ()) if split is None else tuple(split)
     scans = find_scans(layout, root, derivatives)
-    if len(weights) != 3 or min(weights) < 0 or weights[0] <= 0:
+    if len(weights) != 3 or not all(map(math.isfinite, weights)) or min(weights) < 0 or weights[0] <= 0:
         raise InputError(f"split: found {weights}, expected three shares of which the first is above 0, as 15,5,8.")
-    if voxel_size <= 0 or bvalue <= 0:
+    if not (0 < voxel_size < math.inf and 0 < bvalue < math.inf):
         raise InputError(f"found voxel size {voxel_size:g} mm and b = {bvalue:g} s/mm2, expected both above 0.")
     if not 0 <= b0_max < bvalue:
         raise InputError(f"b0-max: found {b0_max:g} s/mm2, expected 0 to less than the shell's {bvalue:g}.")
     preparation = _claim_folder(out, scheme, bvalue, voxel_size, b0_max)
     sweep_partials(out)
+    if derivatives and (without := [scan for scan in scans if scan.brain_mask is None]):
+        logger.warning("%s: no brain mask for %d of %d scans.", derivatives, len(without), len(scans))
     task = functools.partial(prepare_scan, folder=out, preparation=preparation, check_gradients=check_gradients)
     outcomes = run_jobs(task, scans, jobs, "preparing")
     prepared = {outcome.result.name: outcome.result for outcome in outcomes if outcome.result}

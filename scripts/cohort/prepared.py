@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,9 @@ class PreparedScan:
         for key in (*needed, *(name for name in KEYS_ON_DISK.values() if name in entry and name not in needed)):
             if not isinstance(value := entry.get(key), str):
                 raise InputError(f"{place}: found {key} = {value!r} of {entry.get('scan', 'a scan')}, expected a text.")
+        for key in ("participant", "scan"):
+            if not re.fullmatch(r"[\w+.-]+", entry[key]) or entry[key].startswith("."):
+                raise InputError(f"{place}: found {key} = {entry[key]!r}, expected a name without a folder.")
         scan = cls(folder, entry)
         for key, name in KEYS_ON_DISK.items():
             if key in scan and (Path(entry[name]).is_absolute() or ".." in Path(entry[name]).parts):

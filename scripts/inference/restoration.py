@@ -39,16 +39,18 @@ class SaveRestoration(SaveResult):
         scheme = np.asarray(data["gradients"])[:, :3]
         # directions first, because the network's grid has fewer voxels. The fit has no smoothing: the even scheme does
         # not need it, and it would take away most of a correction of single directions
-        back = sh_interpolation_matrix(scheme, scan.shell_gradients[:, :3], smoothing=0.0)
+        signal = scan.read()
+        back = sh_interpolation_matrix(scheme, signal.gradients[:, :3], smoothing=0.0)
         on_axes = apply_to_channels(change, back)
         change_on_grid = on_scan_grid(MetaTensor(on_axes, affine=data["image"].affine), scan).numpy()
 
         restored = scan.volumes(np.arange(len(scan.gradients)))
-        b0 = restored[scan.b0].mean(axis=0)
-        restored[scan.shell] += change_on_grid * b0
+        # volumes that the network was not given stay as they are
+        shell = signal.shell_volumes
+        restored[shell] += change_on_grid * signal.b0[0].numpy()
         # magnitudes are not negative; a scan with negative values keeps them where nothing changed
         changed = np.any(change_on_grid != 0, axis=0)
-        restored[scan.shell] = np.where(changed, np.maximum(restored[scan.shell], 0.0), restored[scan.shell])
+        restored[shell] = np.where(changed, np.maximum(restored[shell], 0.0), restored[shell])
 
         path = self.path("desc-restored_dwi.nii.gz")
         self.check_owner(sidecar(path))

@@ -73,8 +73,12 @@ class SaveResult(Transform):
         """
         if not path.is_file():
             return
-        source = next(iter(read_json(path).get("Sources", [])), None)
-        if source is not None and Path(source).resolve() != self.scan.path.resolve():
+        checksums = read_json(path).get("SourceChecksums")
+        if not isinstance(checksums, dict) or not checksums:
+            return
+        source, checksum = next(iter(checksums.items()))
+        same_place = Path(source).is_absolute() and Path(source).resolve() == self.scan.path.resolve()
+        if not same_place and checksum != sha256(self.scan.path):
             raise InputError(f"{path}: found the result of {source}, expected another --output_dir for {self.scan}.")
 
     def describe(self, ending: str, data: Mapping[Hashable, Any], content: Mapping[str, Any]) -> None:

@@ -119,8 +119,12 @@ def label_scan(
     if known := _labelled_already(scan, made_from):
         return known
     prepared_from = read_json(scan.sidecar).get("SourceChecksums", {})
-    if checksums[files["dwi"].name] != prepared_from.get(files["dwi"].name):
-        raise InputError(f"{files['dwi']}: found another file than the one that was prepared, expected the same.")
+    for path in (files[name] for name in ("dwi", "bval", "bvec")):
+        if checksums[path.name] != prepared_from.get(path.name):
+            raise InputError(
+                f"{path}: found another file than the one that was prepared, expected the same; "
+                "run 'python -m scripts prepare' again."
+            )
 
     mask = read_volume(scan.path("mask"))
     raw = open_scan(files["dwi"], files["bval"], files["bvec"], bvalue=bvalue, b0_max=b0_max)
@@ -136,7 +140,10 @@ def _labelled_already(scan: PreparedScan, made_from: Mapping[str, Any]) -> Label
     """Return the labels that an earlier run made of the same sources in the same way, or None."""
     if not scan.labels.record.is_file():
         return None
-    known = read_json(scan.labels.record)
+    try:
+        known = read_json(scan.labels.record)
+    except InputError:
+        return None
     files = {key: scan.labels.path(key) for key in LABEL_SUFFIXES if KEYS_ON_DISK[key] in known.get("Labels", [])}
     same = all(known.get(key) == value for key, value in made_from.items())
     if not (same and files and all(file.is_file() for file in files.values())):
