@@ -43,6 +43,9 @@ BY_BRIGHTNESS = ("CSF", "GM", "WM")
 FLUID_PERCENTILE = 25.0
 """Percentile of the intensities of fluid that stands for pure fluid: most fluid voxels are mixed with gray matter."""
 
+N4_PASSES = 2
+"""Number of passes of N4: one leaves a part of the strong fields of surface coils (docs/design-decisions.md)."""
+
 SEED = 0
 """Seed of the noise that stands for the background."""
 
@@ -90,7 +93,9 @@ def tissue_from_t1(t1: MetaTensor, mask: MetaTensor) -> np.ndarray:
     within = MetaTensor(torch.from_numpy(seen)[None].float(), affine=fine_mask.affine)
     if not (core & seen).any():
         raise InputError("found no brain, expected one where the diffusion scan has it.")
-    voxels = np.maximum(correct_bias(image, within)[0].numpy(), 0)
+    for _ in range(N4_PASSES):
+        image = correct_bias(image, within)
+    voxels = np.maximum(image[0].numpy(), 0)
     low, high = np.percentile(voxels[core & seen], [0.5, 99.5])
     voxels = np.clip((voxels - 0.9 * low) / (high - 0.9 * low), 0, 1).astype(np.float64)
     # DIPY gives voxels of exactly 0 noise that cannot be seeded, so the background gets its own noise
