@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from scripts.io.bids import LABEL_SUFFIXES, session_of, sidecar
 from scripts.io.files import read_json
 from scripts.io.nifti import open_nifti
 from transforms.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = {"image": "desc-attenuation_dwi", "b0": "desc-b0_dwi", "mask": "desc-brain_mask"}
 """What the name of a prepared image ends in, by its key."""
@@ -191,7 +194,7 @@ class PreparedScan:
         files = {name: (self.folder / path).resolve() for name, path in known.items() if name != "brain_mask"}
         # without its T1 a scan has labels by its diffusion
         if "t1w" in files and not files["t1w"].is_file():
-            del files["t1w"]
+            logger.warning("%s: T1 not used: %s: no such file", self, files.pop("t1w"))
         for name, path in files.items():
             if not path.is_file():
                 raise InputError(

@@ -104,7 +104,7 @@ def test_main_peak_is_the_largest_fibre(phantom):
     assert phantom.found["n_peaks"].max() <= 3
 
 
-def test_a_second_run_keeps_what_is_there_and_a_changed_source_is_noticed(phantom, tmp_path):
+def test_a_second_run_keeps_what_is_there_and_a_changed_source_is_noticed(phantom, tmp_path, caplog):
     cohort = shutil.copytree(phantom.raw.parent, tmp_path / "moved")
     prepared = cohort / "prepared"
     (picture,) = prepared.rglob("*_desc-labels.png")
@@ -116,11 +116,8 @@ def test_a_second_run_keeps_what_is_there_and_a_changed_source_is_noticed(phanto
     # the T1 is gone: white matter comes from FA and MD, and no tissue of the T1 stays behind
     (cohort / "raw/sub-01/anat/sub-01_T1w.nii.gz").unlink()
     (outcome,) = label_cohort(prepared)
-    assert "sub-01_T1w.nii.gz: no such file, expected the raw t1w of sub-01" in outcome.failure
-    assert read_json(prepared / DATALIST) == listed
-    prepare_cohort("bids", cohort / "raw", prepared)
-    (outcome,) = label_cohort(prepared)
     assert outcome.failure is None
+    assert "sub-01_T1w.nii.gz: no such file" in caplog.text
     assert record(prepared)["Route"] == "FA and MD"
     assert set(entry_of(prepared)) & {"tissue", "tissue_prob"} == set()
     assert not list(prepared.rglob("*tissue_dseg.nii.gz"))
