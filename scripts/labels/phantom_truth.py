@@ -11,12 +11,10 @@ from scripts.io.bids import sidecar
 from scripts.io.files import write_json
 from scripts.io.nifti import open_nifti, write_nifti
 from scripts.labels.label_scan import LabelledScan
+from scripts.labels.tissue_sources import WHITE
 from scripts.phantom.truth import at_nearest_voxels
 from scripts.version import code_version
 from transforms.errors import InputError
-from transforms.label_classes import TISSUES
-
-WHITE = TISSUES.index("white matter")
 
 
 def label_by_truth(scan: PreparedScan, truth: Path) -> LabelledScan:
