@@ -19,6 +19,7 @@ from scripts.io.files import write_table
 from scripts.training.batch import SelfSupervisedBatch
 from scripts.training.losses import MaskedL1Loss
 from transforms.artifacts import Artifact
+from transforms.errors import InputError
 
 console = Console()
 
@@ -63,6 +64,9 @@ def artifact_errors(
     Returns:
         mean errors over scans before and after the network, by artifact. ``all`` has all artifacts as in training.
         ``none`` has none, so its error is what the network changes in a clean image.
+
+    Raises:
+        InputError: an error is not finite; nothing is written.
     """
     loss, rows, means = MaskedL1Loss(), [], {}
     network.eval()
@@ -75,6 +79,8 @@ def artifact_errors(
                 corrupted, clean = SelfSupervisedBatch(chosen, directions, SEEDS_APART * seed + draw)(batch, device)
                 with torch.no_grad():
                     drawn.append([float(loss(image, clean)) for image in (corrupted, network(corrupted))])
+                if not np.isfinite(drawn[-1]).all():
+                    raise InputError(f"{batch['scan'][0]}: found an error that is NaN or infinite, expected a number.")
             before, after = np.mean(drawn, axis=0)
             errors.append((before, after))
             rows.append([name, batch["scan"][0], f"{before:.6f}", f"{after:.6f}"])

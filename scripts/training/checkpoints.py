@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import re
@@ -15,12 +16,31 @@ from monai.handlers import CheckpointLoader
 from torch import nn
 
 from scripts.io.files import whole_file
+from scripts.training.finite import require_finite_weights
 from transforms.errors import InputError
 
 MAX_KEPT = 2
 """Number of checkpoints that a training keeps: if the machine fails while it writes one, the previous one is there."""
 
 logger = logging.getLogger(__name__)
+
+
+def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        path: of the file.
+        content: plain values and tensors; ``network`` holds the weights by name.
+
+    Raises:
+        InputError: a weight is not finite; what was there stays.
+    """
+    require_finite_weights(str(path), content.get("network", {}))
+    # torch writes to a file by itself, and its error says nothing of a full disk
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)
+    with whole_file(path) as partial:
+        partial.write_bytes(buffer.getvalue())
 
 
 class BestModel:
@@ -58,14 +78,21 @@ class BestModel:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Save the weights if the metric is better than ever before."""
+        """Save the weights if the metric is better than ever before.
+
+        Raises:
+            InputError: the metric or a weight is not finite.
+        """
         value = float(engine.state.metrics[self.metric])
-        if math.isnan(value) or (self.best is not None and self.sign * value <= self.sign * self.best):
+        if not math.isfinite(value):
+            raise InputError(
+                f"validation: found {self.metric} = {value}, expected a number; has it a scan with labelled voxels?"
+            )
+        if self.best is not None and self.sign * value <= self.sign * self.best:
             return
         self.best = value
         origin = {"epoch": engine.state.epoch, self.metric: value, **(self.origin() if self.origin else {})}
-        with whole_file(self.path) as partial:
-            torch.save({"network": self.network.state_dict(), "origin": origin}, partial)
+        write_checkpoint(self.path, {"network": self.network.state_dict(), "origin": origin})
         logger.info("best %s so far: %.5f, saved to %s", self.metric, value, self.path)
 
     def state_dict(self) -> dict[str, Any]:
@@ -149,7 +176,6 @@ class TrainingCheckpoint:
 
     def _save(self, engine: Engine, objects: Mapping[str, Any]) -> None:
         path = self.folder / f"checkpoint_epoch={engine.state.epoch}.pt"
-        with whole_file(path) as partial:
-            torch.save({name: value.state_dict() for name, value in objects.items()}, partial)
+        write_checkpoint(path, {name: value.state_dict() for name, value in objects.items()})
         for old in _checkpoints(self.folder)[:-MAX_KEPT]:
             old.unlink()

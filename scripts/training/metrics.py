@@ -1,7 +1,8 @@
 """Metrics of the tasks, one value per scan or class: NaN in a target means that the voxel does not count.
 
 The metrics fit MONAI's ``IgniteMetricHandler``, which keeps the values of each scan for ``MetricsSaver``. A validation
-reports their mean over scans. A scan without any voxel that counts has the value NaN, and the mean leaves it out.
+reports their mean over scans. A scan without any voxel that counts has the value NaN, and the mean leaves it out. A scan
+with a prediction that is not finite where a voxel counts has the value infinity, and then the mean is NaN.
 """
 
 from __future__ import annotations
@@ -23,8 +24,12 @@ class _ScanMetric(CumulativeIterationMetric):
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **_: Any) -> torch.Tensor:
         if y is None:
             raise InputError("metric: found no target, expected one.")
-        pairs = zip(torch.as_tensor(y_pred), torch.as_tensor(y), strict=True)
-        return torch.stack([self.score(prediction, target) for prediction, target in pairs])
+        values = []
+        for prediction, target in zip(torch.as_tensor(y_pred), torch.as_tensor(y), strict=True):
+            value = self.score(prediction, target)
+            finite = torch.isfinite(prediction[:, ~torch.isnan(target).any(dim=0)]).all()
+            values.append(value if finite else torch.full_like(value, torch.inf))
+        return torch.stack(values)
 
     def score(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Score one scan.
@@ -39,8 +44,9 @@ class _ScanMetric(CumulativeIterationMetric):
         raise NotImplementedError
 
     def aggregate(self) -> torch.Tensor:
-        """Return the mean over scans of each scan's mean over classes; both leave NaN values out."""
-        return torch.nanmean(torch.nanmean(torch.as_tensor(self.get_buffer()), dim=1))
+        """Return the mean over scans of each scan's mean over classes; both leave NaN out. NaN if one is infinite."""
+        mean = torch.nanmean(torch.nanmean(torch.as_tensor(self.get_buffer()), dim=1))
+        return mean if torch.isfinite(mean) else torch.full_like(mean, torch.nan)
 
 
 def _classes(prediction: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

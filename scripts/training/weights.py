@@ -13,6 +13,7 @@ import torch
 from monai.networks import copy_model_state
 from torch import nn
 
+from scripts.training.finite import require_finite_weights
 from transforms.errors import InputError
 
 SCHEME_TOLERANCE = 1e-4
@@ -31,7 +32,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         a dictionary with ``network``, the tensors by name, and whatever else the file holds.
 
     Raises:
-        InputError: the file is missing, is no checkpoint, or holds other objects or no tensors.
+        InputError: the file is missing, is no checkpoint, or holds other objects, no tensors, or weights that are not
+            finite.
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file, expected a checkpoint.")
@@ -44,6 +46,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     tensors = checkpoint["network"] if isinstance(checkpoint, Mapping) else None
     if not isinstance(tensors, Mapping) or not tensors or not all(map(torch.is_tensor, tensors.values())):
         raise InputError(f"{path}: found no tensors of a network, expected a checkpoint made by a training.")
+    require_finite_weights(str(path), tensors)
     return dict(checkpoint)
 
 

@@ -46,7 +46,8 @@ def test_the_best_model_is_kept_in_either_direction(tmp_path, lower, epoch):
 def test_a_validation_that_gives_nan_is_never_the_best(tmp_path, lower):
     network = torch.nn.Linear(1, 1)
     best = BestModel(network, str(tmp_path / "model.pt"), "score", lower)
-    _validate(best, network, [0.5, float("nan"), 0.5])
+    with pytest.raises(InputError, match="found score = nan, expected a number"):
+        _validate(best, network, [0.5, float("nan")])
     assert read_checkpoint(tmp_path / "model.pt")["network"]["weight"].item() == 1
 
 
