@@ -28,10 +28,10 @@ def require_finite_weights(name: str, tensors: Mapping[str, torch.Tensor]) -> No
 
 
 class RequireFinite:
-    """Handler of a trainer, which must have a finite loss, or of an evaluator, whose network must return finite numbers.
+    """Handler: the loss of a trainer must be finite, and so must what the network of an evaluator returns.
 
-    MONAI's metrics leave a scan out whose value is NaN, so that a network that returns NaN would look perfect. Attach it
-    to a trainer before the handlers that validate and save.
+    MONAI's metrics leave a scan out whose value is NaN, so that a network that returns NaN would look perfect. Attach
+    it to a trainer before the handlers that validate and save.
     """
 
     def __init__(self) -> None:

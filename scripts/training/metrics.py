@@ -1,8 +1,8 @@
 """Metrics of the tasks, one value per scan or class: NaN in a target means that the voxel does not count.
 
 The metrics fit MONAI's ``IgniteMetricHandler``, which keeps the values of each scan for ``MetricsSaver``. A validation
-reports their mean over scans. A scan without any voxel that counts has the value NaN, and the mean leaves it out. A scan
-with a prediction that is not finite where a voxel counts has the value infinity, and then the mean is NaN.
+reports their mean over scans. A scan without any voxel that counts has the value NaN, and the mean leaves it out. A
+scan with a prediction that is not finite where a voxel counts has the value infinity, and then the mean is NaN.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def test_what_was_learned_before_is_kept(tmp_path):
     train(tmp_path, network, [torch.rand(SHAPE)], epochs=1)
     before = (tmp_path / "model.pt").read_bytes()
     (tmp_path / "checkpoint_epoch=1.pt").unlink()
-    with pytest.raises(InputError, match="NaN or infin|= inf"):
+    with pytest.raises(InputError, match=r"NaN or infin|= inf"):
         train(tmp_path, network, [torch.rand(SHAPE)], rate=1e38, epochs=9)
     assert (tmp_path / "model.pt").read_bytes() == before
     for path in tmp_path.glob("*.pt"):
