@@ -114,18 +114,24 @@ def write_datalist(folder: Path, scans: Sequence[PreparedScan], splits: Mapping[
 def read_assigned(folder: Path) -> dict[str, str]:
     """Split of each participant that a cohort ever had; empty where there is no cohort.
 
+    The lists count, which people may have edited. What is remembered beside them is for those who are not listed.
+
     Raises:
         InputError: the datalist does not hold splits by participant.
     """
     path = folder / DATALIST
     if not path.is_file():
         return {}
-    assigned = read_json(path).get(ASSIGNED)
-    if assigned is None:
-        return {scan.participant: split for split, listed in read_cohort(folder).items() for scan in listed}
+    listed = {scan.participant: split for split, scans in read_cohort(folder).items() for scan in scans}
+    assigned = read_json(path).get(ASSIGNED, {})
     if not isinstance(assigned, dict) or not set(map(str, assigned.values())) <= set(SPLITS):
         raise InputError(f"{path}: found {ASSIGNED} that names no splits, expected {', '.join(SPLITS)} by participant.")
-    return assigned
+    for name, split in listed.items():
+        if assigned.get(name, split) != split:
+            logger.warning(
+                "%s: %s stays in %s, where it is listed; %s says %s", path, name, split, ASSIGNED, assigned[name]
+            )
+    return assigned | listed
 
 
 def read_cohort(folder: Path) -> dict[str, list[PreparedScan]]:

@@ -87,16 +87,19 @@ def find_bids(root: Path, derivatives: Path | None = None) -> list[RawScan]:
     images = [path for path in _images(root, "sub-*", "dwi", "dwi") if entities_of(path).get("part", "mag") == "mag"]
     if not images:
         raise InputError(f"{root}: found no file sub-*_dwi.nii.gz, expected a BIDS dataset with diffusion scans.")
-    images.sort(key=lambda path: (scan_name(path), path.name))
-    scans = []
-    for name, versions in groupby(images, key=scan_name):
+    return _one_of_each_name([_bids_scan(scan_name(path), path, root, derivatives) for path in images])
+
+
+def _one_of_each_name(scans: list[RawScan]) -> list[RawScan]:
+    """Sort scans by name; of several of one name keep the first, and say that it cannot be used."""
+    kept = []
+    for _, versions in groupby(sorted(scans, key=lambda scan: (scan.name, scan.dwi)), key=lambda scan: scan.name):
         first, *others = versions
-        scan = _bids_scan(name, first, root, derivatives)
         if others:
-            paths = " and ".join(str(path) for path in (first, *others))
-            scan = replace(scan, problem=f"{paths}: found several versions of one scan, expected one.")
-        scans.append(scan)
-    return scans
+            paths = " and ".join(str(scan.dwi) for scan in (first, *others))
+            first = replace(first, problem=f"{paths}: found several versions of one scan, expected one.")
+        kept.append(first)
+    return kept
 
 
 def _images(root: Path, subject: str, folder: str, suffix: str) -> Iterator[Path]:
@@ -115,47 +118,59 @@ def _bids_scan(name: str, dwi: Path, root: Path, derivatives: Path | None) -> Ra
         except InputError as error:
             files[ending], problem = [], str(error)
     beside = {ending: Path(strip_nifti(dwi) + ending) for ending in files}
-    mask = _find_mask(derivatives, dwi) if derivatives else None
-    missing = derivatives is not None and mask is None
+    # where there is none, its place beside the scan is named as missing
+    bval, bvec = (next(iter(files[ending]), beside[ending]) for ending in (".bval", ".bvec"))
+    notes = [
+        f"{path.relative_to(root)} is inherited: there is no {own.name} beside the scan"
+        for path, own in ((bval, beside[".bval"]), (bvec, beside[".bvec"]))
+        if path != own
+    ]
+    masks = _find_masks(derivatives, dwi) if derivatives else []
+    if len(masks) > 1:
+        problem = f"{' and '.join(map(str, masks))}: found {len(masks)} brain masks of one scan, expected one."
+    elif derivatives and not masks:
+        notes.append(f"no brain mask of it in {derivatives}: one was found on the b0")
+    t1s = _find_t1ws(root, entities)
+    if len(t1s) > 1:
+        notes.append(f"of {len(t1s)} T1-weighted images {t1s[0].name} is taken")
     return RawScan(
         participant=f"sub-{entities['sub']}",
         name=name,
         dwi=dwi,
-        # where there is none, its place beside the scan is named as missing
-        bval=next(iter(files[".bval"]), beside[".bval"]),
-        bvec=next(iter(files[".bvec"]), beside[".bvec"]),
-        brain_mask=mask,
-        t1w=_find_t1w(root, entities),
+        bval=bval,
+        bvec=bvec,
+        brain_mask=next(iter(masks), None),
+        t1w=next(iter(t1s), None),
         sidecars=tuple(files[".json"]),
-        notes=(f"no brain mask of it in {derivatives}: one was found on the b0",) if missing else (),
+        notes=tuple(notes),
         problem=problem,
     )
 
 
-def _find_mask(derivatives: Path, dwi: Path) -> Path | None:
-    """Find the brain mask of exactly one scan: its entities are the scan's, and may add the scan's own space."""
+def _find_masks(derivatives: Path, dwi: Path) -> list[Path]:
+    """Find the brain masks of exactly one scan: their entities are the scan's, and may add the scan's own space."""
 
     def of_scan(path: Path) -> dict[str, str]:
         return {key: value for key, value in entities_of(path).items() if key not in ("desc", "space")}
 
-    for path in sorted(_images(derivatives, f"sub-{entities_of(dwi)['sub']}", "dwi", "mask")):
-        entities = entities_of(path)
-        own_space = entities.get("space", MASK_SPACES[0]) in MASK_SPACES
-        if entities.get("desc") == "brain" and own_space and of_scan(path) == of_scan(dwi):
-            return path
-    return None
+    return [
+        path
+        for path in sorted(_images(derivatives, f"sub-{entities_of(dwi)['sub']}", "dwi", "mask"))
+        if entities_of(path).get("desc") == "brain"
+        and entities_of(path).get("space", MASK_SPACES[0]) in MASK_SPACES
+        and of_scan(path) == of_scan(dwi)
+    ]
 
 
-def _find_t1w(root: Path, entities: dict[str, str]) -> Path | None:
-    """Find the T1-weighted image of a scan's participant and session; of several, the first by name."""
+def _find_t1ws(root: Path, entities: dict[str, str]) -> list[Path]:
+    """Find the T1-weighted images of a scan's participant and session, sorted by name."""
     found = sorted(
         path
         for path in _images(root, f"sub-{entities['sub']}", "anat", "T1w")
         # a link to nothing is no image
         if path.is_file() and entities_of(path).get("part", "mag") == "mag"
     )
-    same = [path for path in found if "ses" not in entities or entities_of(path).get("ses") == entities["ses"]]
-    return next(iter(same), None)
+    return [path for path in found if "ses" not in entities or entities_of(path).get("ses") == entities["ses"]]
 
 
 HCP_T1W = ("T1w_acpc_dc_restore_brain.nii.gz", "T1w_acpc_dc_restore.nii.gz", "T1w_acpc_dc_restore_1.25.nii.gz")
@@ -183,7 +198,7 @@ def find_hcp(root: Path, derivatives: Path | None = None) -> list[RawScan]:
         )
     if not scans:
         raise InputError(f"{root}: found no folder <ID>/T1w/Diffusion, expected HCP's preprocessed diffusion data.")
-    return scans
+    return _one_of_each_name(scans)
 
 
 LAYOUTS: dict[str, Callable[[Path, Path | None], list[RawScan]]] = {"bids": find_bids, "hcp": find_hcp}

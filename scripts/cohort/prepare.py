@@ -7,20 +7,20 @@ import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from scripts.cohort.claim import Preparation, claim_folder, refuse_another_cohort
 from scripts.cohort.datalist import SPLITS, assign_splits, read_assigned, read_cohort, write_datalist
 from scripts.cohort.gradient_check import doubt_about_gradients
 from scripts.cohort.layouts import RawScan, find_scans
 from scripts.cohort.phase_encoding import phase_encoding
 from scripts.cohort.prepared import IMAGE_SUFFIXES, NDIM, PreparedScan
-from scripts.io.bids import DESCRIPTION, describe_dataset
 from scripts.io.files import read_json, sha256, sweep_partials, whole_file, write_json, write_table
-from scripts.io.gradients import read_scheme, write_gradients, write_scheme
+from scripts.io.gradients import read_scheme, write_gradients
 from scripts.io.nifti import open_nifti, write_nifti, write_unit_range
 from scripts.jobs import Outcome, run_jobs
 from scripts.version import code_version
@@ -55,23 +55,6 @@ RAW_FILES = ("dwi", "bval", "bvec", "brain_mask", "t1w")
 """Files of a raw scan whose places a prepared scan keeps, for what is made of them later: attributes of RawScan."""
 
 
-@dataclass(frozen=True)
-class Preparation:
-    """How scans are prepared; one cohort is prepared in one way.
-
-    Attributes:
-        bvalue: b-value of the shell in s/mm2.
-        voxel_size: in mm.
-        scheme: SHA-256 of the scheme file.
-        b0_max: largest b-value in s/mm2 that counts as b0.
-    """
-
-    bvalue: float
-    voxel_size: float
-    scheme: str
-    b0_max: float = B0_MAX
-
-
 def prepare_scan(raw: RawScan, folder: Path, preparation: Preparation, check_gradients: bool = False) -> PreparedScan:
     """Prepare one scan, or find that it is prepared already.
 
@@ -95,10 +78,9 @@ def prepare_scan(raw: RawScan, folder: Path, preparation: Preparation, check_gra
     made_from = {
         "SourceChecksums": checksums,
         "Preparation": asdict(preparation),
-        "GradientsChecked": check_gradients,
         "Version": code_version(),
     }
-    if prepared := _prepared_already(raw, folder, made_from, places):
+    if prepared := _prepared_already(raw, folder, made_from, places, check_gradients):
         return prepared
 
     grid: Any = ScanToGrid(preparation.voxel_size, checksum=True)({"raw_scan": scan})
@@ -124,6 +106,7 @@ def prepare_scan(raw: RawScan, folder: Path, preparation: Preparation, check_gra
             "RawFiles": places,
             "VoxelChecksum": data["checksum"],
             **made_from,
+            "GradientsChecked": check_gradients,
             **described,
             "BrainMask": "found" if scan.mask is None else "given",
             "BrainMilliliters": round(float(data["mask"].sum() * np.prod(data["mask"].pixdim.numpy()) / 1000), 1),
@@ -135,9 +118,9 @@ def prepare_scan(raw: RawScan, folder: Path, preparation: Preparation, check_gra
 
 
 def _prepared_already(
-    raw: RawScan, folder: Path, made_from: Mapping[str, Any], places: Mapping[str, str]
+    raw: RawScan, folder: Path, made_from: Mapping[str, Any], places: Mapping[str, str], check_gradients: bool
 ) -> PreparedScan | None:
-    """Return the scan that an earlier run prepared of the same files in the same way, or None."""
+    """Return the scan that an earlier run prepared of the same files in the same way, and checked if asked, or None."""
     prepared = PreparedScan.planned(folder, raw.participant, raw.name, "")
     # the sidecar is written last, so that where it stands everything does
     if not (prepared.sidecar.is_file() and all(prepared.path(key).is_file() for key in IMAGE_SUFFIXES)):
@@ -147,6 +130,8 @@ def _prepared_already(
     except InputError:
         return None
     if any(known.get(key) != value for key, value in made_from.items()):
+        return None
+    if check_gradients and not known.get("GradientsChecked"):
         return None
     if known.get("RawFiles") != places:
         write_json(prepared.sidecar, known | {"RawFiles": places})
@@ -175,34 +160,6 @@ def _describe_directions(directions: np.ndarray) -> dict[str, Any]:
         "ConditionNumber": round(condition(directions, order), 2),
         "LargestGapDegrees": round(largest_gap(directions), 1),
     }
-
-
-def _claim_folder(folder: Path, scheme: Path | None, bvalue: float, voxel_size: float, b0_max: float) -> Preparation:
-    """Write what all scans of a cohort share, or check that a folder made earlier was made in the same way."""
-    for place in (folder, *folder.parents):
-        if place.exists() and not place.is_dir():
-            raise InputError(f"{place}: found a file, expected a folder or a new name.")
-    vectors = read_scheme(scheme)
-    bval, bvec = folder / "scheme.bval", folder / "scheme.bvec"
-    if not bvec.is_file():
-        if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir() if path != bval):
-            raise InputError(f"{folder}: found a folder with other files in it, expected an empty or new one.")
-        # the directions are renamed last, so that where they stand the b-values do
-        with whole_file(bvec) as partial_bvec, whole_file(bval) as partial_bval:
-            write_scheme(partial_bval, partial_bvec, vectors, bvalue)
-    found = read_scheme(bvec)
-    if found.shape != vectors.shape or not np.allclose(found, vectors, atol=1e-6):
-        raise InputError(
-            f"{folder}: found a cohort on another scheme ({len(found)} directions), expected a new folder."
-        )
-    preparation = Preparation(bvalue, voxel_size, sha256(bvec), b0_max)
-    if (folder / DESCRIPTION).is_file():
-        known = read_json(folder / DESCRIPTION).get("Preparation")
-        if known != asdict(preparation):
-            raise InputError(f"{folder}: found a cohort prepared with {known}, expected {asdict(preparation)}.")
-    else:
-        describe_dataset(folder, "Diffusion MRI prepared for pretraining", content={"Preparation": asdict(preparation)})
-    return preparation
 
 
 def _with_labels_that_fit(prepared: PreparedScan, earlier: PreparedScan) -> PreparedScan:
@@ -277,7 +234,8 @@ def prepare_cohort(
         raise InputError(f"found voxel size {voxel_size:g} mm and b = {bvalue:g} s/mm2, expected both above 0.")
     if not 0 <= b0_max < bvalue:
         raise InputError(f"b0-max: found {b0_max:g} s/mm2, expected 0 to less than the shell's {bvalue:g}.")
-    preparation = _claim_folder(out, scheme, bvalue, voxel_size, b0_max)
+    refuse_another_cohort(out, root, scans)
+    preparation = claim_folder(out, scheme, bvalue, voxel_size, b0_max)
     sweep_partials(out)
     if derivatives and (without := [scan for scan in scans if scan.brain_mask is None]):
         logger.warning("%s: no brain mask for %d of %d scans.", derivatives, len(without), len(scans))

@@ -20,8 +20,9 @@ DESCRIPTION = "dataset_description.json"
 
 TISSUE_TABLE = "desc-tissue_dseg.tsv"
 
-HCP_VISIT = re.compile(r"([A-Za-z0-9]+)_(V\d+)(_[A-Za-z0-9]+)?")
-"""Folders of the HCP's Lifespan studies, ``HCA6000000_V1_MR``: participant, visit and modality."""
+HCP_VISITS = (r"([A-Za-z0-9]+)_(V\d+)(?:_[A-Za-z0-9]+)?", r"([A-Za-z0-9]+)_(\d\d)_MR", r"([A-Za-z0-9]+)_([37]T)")
+"""Folders of HCP studies, participant and visit: ``HCA6000000_V1_MR`` of Lifespan, ``1001_01_MR`` of the studies of
+diseases, ``100307_7T`` of the young adults, who were scanned at two field strengths."""
 
 LABEL_SUFFIXES = {
     "tissue": "desc-tissue_dseg",
@@ -91,8 +92,9 @@ def scan_name(path: str | PathLike[str]) -> str:
 
 def hcp_name(folder: str) -> tuple[str, str]:
     """Participant and scan of an HCP folder ``<ID>``: ``HCA6000000_V1_MR`` is a visit of one person."""
-    if visit := HCP_VISIT.fullmatch(folder):
-        return f"sub-{visit[1]}", f"sub-{visit[1]}_ses-{visit[2]}"
+    for pattern in HCP_VISITS:
+        if visit := re.fullmatch(pattern, folder):
+            return f"sub-{visit[1]}", f"sub-{visit[1]}_ses-{visit[2]}"
     return f"sub-{folder}", f"sub-{folder}"
 
 

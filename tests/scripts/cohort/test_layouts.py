@@ -73,6 +73,10 @@ def test_gradients_and_acquisition_are_inherited_from_the_root(bids):
     common = _touch(bids / "dwi.json", json.dumps({"PhaseEncodingDirection": "j-", "EchoTime": 0.1}))
     first, second = find_scans("bids", bids)
     assert [first.bval, first.bvec] == shared
+    assert first.notes == tuple(
+        f"dwi.{ending} is inherited: there is no sub-01_dwi.{ending} beside the scan" for ending in ("bval", "bvec")
+    )
+    assert second.notes == ()
     assert first.sidecars == (common,)
     assert first.acquisition() == {"PhaseEncodingDirection": "j-", "EchoTime": 0.1}
     assert (second.bval.name, second.bvec.name) == ("sub-02_dwi.bval", "sub-02_dwi.bvec")
@@ -203,6 +207,30 @@ def test_a_scan_does_not_get_the_mask_of_one_with_more_entities(bids, heads):
     assert {scan.name: scan.brain_mask for scan in find_scans("bids", bids, derivatives)} == masks
 
 
+def test_two_masks_that_fit_one_scan_cost_it_alone(bids, heads):
+    derivatives = bids.parent / "derivatives"
+    heads.describe(derivatives, "derivative")
+    for name in ("sub-01", "sub-02"):
+        _scan(bids, name)
+    masks = [_mask(derivatives, name) for name in ("sub-01", "sub-01_space-dwi", "sub-02")]
+    first, second = find_scans("bids", bids, derivatives)
+    assert (second.problem, second.brain_mask) == (None, masks[2])
+    with pytest.raises(InputError) as error:
+        first.open(1000)
+    assert str(error.value) == f"{masks[0]} and {masks[1]}: found 2 brain masks of one scan, expected one."
+
+
+def test_of_several_t1s_the_one_that_is_taken_is_named(bids):
+    for name in ("sub-01", "sub-02"):
+        _scan(bids, name)
+        for run in ("run-1", "run-2") if name == "sub-01" else ("run-1",):
+            _touch(bids / name / "anat" / f"{name}_{run}_T1w.nii.gz")
+    first, second = find_scans("bids", bids)
+    assert first.t1w.name == "sub-01_run-1_T1w.nii.gz"
+    assert first.notes == ("of 2 T1-weighted images sub-01_run-1_T1w.nii.gz is taken",)
+    assert second.notes == ()
+
+
 def test_hcp_names_files_and_mask(tmp_path):
     for subject in ("100307", "100206"):
         folder = tmp_path / subject / "T1w" / "Diffusion"
@@ -218,18 +246,38 @@ def test_hcp_names_files_and_mask(tmp_path):
     assert (second.name, second.brain_mask) == ("sub-100307", None)
 
 
-def test_visits_of_hcp_lifespan_are_sessions_of_one_participant(tmp_path):
-    for folder in ("HCA6000000_V1_MR", "HCA6000000_V2_MR", "HCD0001305_V1_MR", "HCA6002236_V1", "100206"):
+def _hcp(root: Path, *folders: str) -> None:
+    for folder in folders:
         for name in ("data.nii.gz", "bvals", "bvecs"):
-            _touch(tmp_path / folder / "T1w" / "Diffusion" / name)
+            _touch(root / folder / "T1w" / "Diffusion" / name)
+
+
+def test_visits_of_hcp_studies_are_sessions_of_one_participant(tmp_path):
+    _hcp(tmp_path, "HCA6000000_V1_MR", "HCA6000000_V2_MR", "HCD0001305_V1_MR", "HCA6002236_V1")
+    _hcp(tmp_path, "1001_01_MR", "1001_02_MR", "100307", "100307_7T", "100206_3T", "MGH_1001", "subject_01")
     found = {scan.name: scan.participant for scan in find_scans("hcp", tmp_path)}
     assert found == {
-        "sub-100206": "sub-100206",
+        "sub-100206_ses-3T": "sub-100206",
+        "sub-100307": "sub-100307",
+        "sub-100307_ses-7T": "sub-100307",
+        "sub-1001_ses-01": "sub-1001",
+        "sub-1001_ses-02": "sub-1001",
         "sub-HCA6000000_ses-V1": "sub-HCA6000000",
         "sub-HCA6000000_ses-V2": "sub-HCA6000000",
         "sub-HCA6002236_ses-V1": "sub-HCA6002236",
         "sub-HCD0001305_ses-V1": "sub-HCD0001305",
+        # numbers of people and not of visits
+        "sub-MGH_1001": "sub-MGH_1001",
+        "sub-subject_01": "sub-subject_01",
     }
+
+
+def test_two_hcp_folders_of_one_visit_are_refused(tmp_path):
+    _hcp(tmp_path, "HCA6000000_V1", "HCA6000000_V1_MR", "HCA6000000_V2_MR")
+    first, second = find_scans("hcp", tmp_path)
+    assert second.problem is None
+    with pytest.raises(InputError, match=r"/HCA6000000_V1/.* and .*/HCA6000000_V1_MR/.*: found several versions"):
+        first.open(1000)
 
 
 def test_errors_say_what_was_expected(bids, heads, tmp_path):

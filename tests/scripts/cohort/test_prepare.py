@@ -134,7 +134,7 @@ def test_the_sidecar_says_how_the_scan_was_made(prepared, raw):
     assert sidecar["VoxelChecksum"] == open_scan(scan.dwi).read(checksum=True).checksum
     assert sidecar["PhaseEncodingDirection"] == "j-"
     stored = hashlib.sha256((prepared[0] / "scheme.bvec").read_bytes()).hexdigest()
-    expected = {"bvalue": 1000.0, "voxel_size": VOXEL_SIZE, "scheme": stored, "b0_max": 50.0}
+    expected = {"bvalue": 1000.0, "voxel_size": VOXEL_SIZE, "scheme": stored, "b0_max": 50.0, "smoothing": 0.002}
     assert sidecar["Preparation"] == expected
     description = json.loads((prepared[0] / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative"

@@ -131,9 +131,12 @@ def test_a_scan_is_named_by_its_entities_or_its_hcp_folder(path, name):
     [
         ("HCA6000000_V1_MR", "sub-HCA6000000", "sub-HCA6000000_ses-V1"),
         ("HCA6000000_V12", "sub-HCA6000000", "sub-HCA6000000_ses-V12"),
+        ("1001_01_MR", "sub-1001", "sub-1001_ses-01"),
+        ("100307_7T", "sub-100307", "sub-100307_ses-7T"),
+        ("100307_3T", "sub-100307", "sub-100307_ses-3T"),
         ("100307", "sub-100307", "sub-100307"),
     ],
 )
-def test_a_visit_of_hcp_lifespan_is_a_session(folder, participant, scan):
+def test_a_visit_of_an_hcp_study_is_a_session(folder, participant, scan):
     assert hcp_name(folder) == (participant, scan)
     assert session_of(scan) == ("ses-" + folder.split("_")[1] if "_" in folder else None)
