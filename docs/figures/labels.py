@@ -15,6 +15,7 @@ import torch
 
 from scripts.cohort.datalist import read_cohort
 from scripts.cohort.prepared import PreparedScan
+from scripts.io.files import read_json
 from scripts.labels.tissue_sources import dice
 from scripts.phantom.truth import at_nearest_voxels
 from scripts.training.metrics import angular_error
@@ -25,6 +26,12 @@ PAPER_RULE = 0.5
 KEYS = ("tissue", "tissue_prob", "nufo", "peak")
 
 
+def dice_of_tissues(found: np.ndarray, tissue: np.ndarray) -> str:
+    """Dice of each tissue and their mean, in words."""
+    overlap = [dice(found == index, tissue == index) for index in (1, 2, 3)]
+    return f"Dice of GM, WM, CSF: {np.round(overlap, 3)} macro: {np.mean(overlap):.3f}"
+
+
 def score(stem: str, scan: PreparedScan) -> None:
     """Print the Dice of each tissue, what background in the mask does to it, and errors of peaks by NuFO."""
     mask = nib.load(scan.path("mask"))
@@ -33,18 +40,18 @@ def score(stem: str, scan: PreparedScan) -> None:
     def truth(name: str) -> np.ndarray:
         return at_nearest_voxels(Path(f"{stem}{name}.nii.gz"), mask)[inside]
 
-    found = {key: np.asarray(nib.load(scan.path(key)).dataobj)[inside] for key in KEYS}
+    found = {key: np.asarray(nib.load(scan.path(key)).dataobj)[inside] for key in KEYS if key in scan}
     tissue, nufo, peak = truth("tissue_dseg"), truth("npeaks_dseg"), truth("peaks_dwi")[:, :3]
-    overlap = [dice(found["tissue"] == index, tissue == index) for index in (1, 2, 3)]
-    print(scan, "Dice of GM, WM, CSF:", np.round(overlap, 3), "macro:", round(float(np.mean(overlap)), 3))
-    empty = found["tissue"] == 0
-    filled = found["tissue_prob"][:, 1:].argmax(axis=1) + 1
-    overlap = [dice(filled == index, tissue == index) for index in (1, 2, 3)]
-    print(
-        f"  background: {empty.mean():.1%} of the mask, of which {(tissue[empty] == 0).mean():.0%} rightly, in truth "
-        f"{(tissue == 0).mean():.1%}; were it filled with the most probable tissue, Dice of GM, WM, CSF:",
-        *(np.round(overlap, 3), "macro:", round(float(np.mean(overlap)), 3)),
-    )
+    print(scan, "labels by", read_json(scan.labels.record)["Route"])
+    if "tissue" in found:
+        empty = found["tissue"] == 0
+        filled = found["tissue_prob"][:, 1:].argmax(axis=1) + 1
+        print(f"  {dice_of_tissues(found['tissue'], tissue)}")
+        print(
+            f"  background: {empty.mean():.1%} of the mask, of which {(tissue[empty] == 0).mean():.0%} rightly, "
+            f"in truth {(tissue == 0).mean():.1%}; were it filled with the most probable tissue, "
+            f"{dice_of_tissues(filled, tissue)}"
+        )
     error = angular_error(*(torch.from_numpy(axes.T.astype(np.float64)) for axes in (found["peak"], peak))).numpy()
     fractions = truth("fractions_dwi")
     relative = (fractions >= PAPER_RULE * fractions.max(axis=1, keepdims=True)) & (fractions > 0)

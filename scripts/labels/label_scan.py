@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class LabelledScan:
 
 
 @dataclass(frozen=True)
-class _Made:
+class MadeLabels:
     """Labels of a scan before they are written.
 
     Attributes:
@@ -116,7 +116,7 @@ def label_scan(
     checksums = {path.name: sha256(path) for path in inputs}
     parameters = {**PARAMETERS, "SharpResponse": sharp}
     made_from = {"SourceChecksums": checksums, "Parameters": parameters, "Version": code_version()}
-    if known := _labelled_already(scan, made_from):
+    if known := labelled_already(scan, made_from):
         return known
     prepared_from = read_json(scan.sidecar).get("SourceChecksums", {})
     for path in (files[name] for name in ("dwi", "bval", "bvec")):
@@ -133,10 +133,10 @@ def label_scan(
     except SignalError as error:
         raise InputError(f"{files['dwi']}: {error}") from None
     how = {"Sources": [str(path) for path in inputs], **made_from, "BValue": bvalue, **made.how}
-    return _write_labels(scan, made, how)
+    return write_labels(scan, replace(made, how=how))
 
 
-def _labelled_already(scan: PreparedScan, made_from: Mapping[str, Any]) -> LabelledScan | None:
+def labelled_already(scan: PreparedScan, made_from: Mapping[str, Any]) -> LabelledScan | None:
     """Return the labels that an earlier run made of the same sources in the same way, or None."""
     if not scan.labels.record.is_file():
         return None
@@ -151,7 +151,7 @@ def _labelled_already(scan: PreparedScan, made_from: Mapping[str, Any]) -> Label
     return LabelledScan(scan.with_labels(files), known["Measures"])
 
 
-def _write_labels(scan: PreparedScan, made: _Made, how: Mapping[str, Any]) -> LabelledScan:
+def write_labels(scan: PreparedScan, made: MadeLabels) -> LabelledScan:
     """Write the labels of a scan, and remove those that it no longer has.
 
     Old labels are removed first and the record is written last, so a run that is cut off in between leaves no mixture.
@@ -166,11 +166,11 @@ def _write_labels(scan: PreparedScan, made: _Made, how: Mapping[str, Any]) -> La
             sidecar(path).unlink(missing_ok=True)
             continue
         write_nifti(path, made.labels[key], affine)
-        write_json(sidecar(path), {"Description": DESCRIPTIONS[key], **_label_map(key), **how})
+        write_json(sidecar(path), {"Description": DESCRIPTIONS[key], **_label_map(key), **made.how})
     with whole_file(labels.picture) as partial:
         made.figure.savefig(partial, dpi=80)
     keys = [KEYS_ON_DISK[key] for key in made.labels]
-    write_json(labels.record, {"Labels": keys, "Measures": made.measures, **how})
+    write_json(labels.record, {"Labels": keys, "Measures": made.measures, **made.how})
     return LabelledScan(scan.with_labels({key: labels.path(key) for key in made.labels}), made.measures)
 
 
@@ -181,7 +181,7 @@ def _label_map(key: str) -> dict[str, Any]:
     return {"LabelMap": list(TISSUE_ABBREVIATIONS)} if key == "tissue_prob" else {}
 
 
-def _make(scan: str, shell: Shell, mask: MetaTensor, t1: Path | None, own: Sequence[Path], sharp: bool) -> _Made:
+def _make(scan: str, shell: Shell, mask: MetaTensor, t1: Path | None, own: Sequence[Path], sharp: bool) -> MadeLabels:
     """Make the labels of a scan.
 
     Args:
@@ -241,7 +241,7 @@ def _make(scan: str, shell: Shell, mask: MetaTensor, t1: Path | None, own: Seque
     }
     shown = labels.get("tissue", labels["white_matter"] * WHITE)
     title = f"{scan}: white matter from {route}, SH order {peaks.order}"
-    return _Made(labels, measures, how, picture(shell.b0, shell.mask, shown, peaks.nufo, peaks.peak, title))
+    return MadeLabels(labels, measures, how, picture(shell.b0, shell.mask, shown, peaks.nufo, peaks.peak, title))
 
 
 def _measures(
