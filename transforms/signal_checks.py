@@ -74,13 +74,13 @@ def usable_volumes(
     if around > 0 and dark < MIN_CONTRAST * around:
         raise SignalError("found a shell as bright in the head as around it, expected a signal and not noise alone.")
 
-    faint = use_shell & ((of_shell < MIN_VOLUME_BRIGHTNESS * dark) | _lacks_slices(shell, head))
-    use_b0 = use_b0 & ~_lacks_slices(b0, head)
+    faint_b0 = use_b0 & _lacks_slices(b0, head)
+    faint_shell = use_shell & ((of_shell < MIN_VOLUME_BRIGHTNESS * dark) | _lacks_slices(shell, head))
+    use_b0, use_shell = use_b0 & ~faint_b0, use_shell & ~faint_shell
     if not use_b0.any():
         raise SignalError("found no b0 volume without empty slices, expected one.")
-    if faint.any():
-        notes.append(f"{_list(np.asarray(shell_indices)[faint])} left out: hardly a signal, or empty slices")
-    use_shell = use_shell & ~faint
+    if faint := [*np.asarray(b0_indices)[faint_b0], *np.asarray(shell_indices)[faint_shell]]:
+        notes.append(f"{_list(faint)} left out: hardly a signal, or empty slices")
     halfway = (bright + dark) / 2
     swapped_b0, swapped_shell = use_b0 & (of_b0 < halfway), use_shell & (of_shell > halfway)
     use_b0, use_shell = use_b0 & ~swapped_b0, use_shell & ~swapped_shell

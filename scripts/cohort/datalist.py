@@ -165,13 +165,14 @@ def read_preparation(folder: Path) -> dict[str, Any]:
 
 
 def describe_input(folder: str) -> dict[str, Any]:
-    """What a network that is trained on a cohort expects as its input: ``bvalue``, ``voxel_size``, ``scheme``.
+    """What a network that is trained on a cohort expects as its input.
 
     Args:
         folder: of the prepared cohort.
 
     Returns:
-        plain values; the scheme as a list of unit vectors in world RAS.
+        plain values: ``bvalue``, ``voxel_size``, ``smoothing`` (None where the cohort does not state it), ``version``
+        of the code that prepared it, and ``scheme``, a list of unit vectors in world RAS.
 
     Raises:
         InputError: the folder does not say how its scans were prepared.
@@ -179,9 +180,12 @@ def describe_input(folder: str) -> dict[str, Any]:
     preparation = read_preparation(Path(folder))
     if not preparation:
         raise InputError(f"{folder}/{DESCRIPTION}: found no Preparation, expected a prepared cohort.")
+    made_by = read_json(Path(folder) / DESCRIPTION).get("GeneratedBy", [{}])
     return {
         "bvalue": preparation["bvalue"],
         "voxel_size": preparation["voxel_size"],
+        "smoothing": preparation.get("smoothing"),
+        "version": made_by[0].get("Version", "unknown"),
         "scheme": read_scheme(Path(folder) / "scheme.bvec").tolist(),
     }
 

@@ -24,7 +24,7 @@ from scipy import ndimage
 from torch import nn
 
 from scripts.cohort.datalist import describe_input
-from scripts.io.files import write_table
+from scripts.io.files import read_json, write_table
 from scripts.training.tracking import ScanTable
 from transforms.diffusion.csd import Peaks, find_peaks
 from transforms.diffusion.dti import fit_tensor_lls, fit_tensor_wls, fractional_anisotropy, mean_diffusivity
@@ -145,8 +145,22 @@ def constant(answer: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda image: answer.to(image)[:, None, None, None].expand(-1, *image.shape[1:])
 
 
+def name_deconvolution(folder: Path) -> str:
+    """Name the baseline that deconvolves by how the labels of a prepared cohort were made, as their records say."""
+    records = [read_json(path) for path in sorted(folder.rglob("*_desc-labels.json"))]
+    if records and all(record.get("Route") == "truth" for record in records):
+        return "deconvolution"
+    if records and all(record.get("Parameters", {}).get("SharpResponse") for record in records):
+        return "deconvolution (label method, another response)"
+    return LABEL_METHOD
+
+
 def baselines(
-    task: str, output_channels: int, gradients: np.ndarray, labels: Iterable[torch.Tensor]
+    task: str,
+    output_channels: int,
+    gradients: np.ndarray,
+    labels: Iterable[torch.Tensor],
+    deconvolution: str = LABEL_METHOD,
 ) -> dict[str, nn.Module]:
     """Make the baselines of a task.
 
@@ -155,6 +169,7 @@ def baselines(
         output_channels: channels ``K`` of the output of a network for the task; they tell the encoding of a direction.
         gradients: gradient table of the input, ``(C, 4)``.
         labels: targets of the training scans, ``(1, X, Y, Z)`` or ``(K, X, Y, Z)``.
+        deconvolution: name of the baseline that deconvolves, see :func:`name_deconvolution`.
 
     Returns:
         networks by name.
@@ -169,13 +184,13 @@ def baselines(
     if task == "crossings":
         return {
             "majority class": Voxelwise(constant(majority_class(labels, MAX_NUFO + 1))),
-            LABEL_METHOD: Voxelwise(lambda image: nufo_by_deconvolution(image, gradients)),
+            deconvolution: Voxelwise(lambda image: nufo_by_deconvolution(image, gradients)),
         }
     encoding = next(name for name, channels in CHANNELS.items() if channels == output_channels)
     return {
         "mean axis": Voxelwise(constant(mean_axis(labels, encoding))),
         "tensor": Voxelwise(lambda image: direction_by_tensor(image, gradients, encoding)),
-        LABEL_METHOD: Voxelwise(lambda image: direction_by_deconvolution(image, gradients, encoding)),
+        deconvolution: Voxelwise(lambda image: direction_by_deconvolution(image, gradients, encoding)),
     }
 
 
@@ -213,7 +228,8 @@ def compare(
     gradients = np.column_stack([scheme, np.full(len(scheme), prepared["bvalue"])])
     means = {"network": dict(evaluator.state.metrics)}
     rows = _read("network", Path(folder) / "scans.csv")
-    methods = baselines(task, output_channels, gradients, (item["label"].as_tensor() for item in training_data))
+    labels = (item["label"].as_tensor() for item in training_data)
+    methods = baselines(task, output_channels, gradients, labels, name_deconvolution(Path(dataset_dir)))
     leading, *others = metrics
     with TemporaryDirectory() as temporary:
         for name, method in methods.items():

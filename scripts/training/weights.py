@@ -14,6 +14,8 @@ from monai.networks import copy_model_state
 from torch import nn
 
 from scripts.training.finite import require_finite_weights
+from scripts.version import code_version
+from transforms.diffusion.sh import SMOOTHING
 from transforms.errors import InputError
 
 SCHEME_TOLERANCE = 1e-4
@@ -163,7 +165,7 @@ def load_network(
         network: network that receives the weights.
         checkpoint: checkpoint made by a training.
         preparation: preparation of the scans that the network is used on: ``bvalue``, ``voxel_size`` and ``scheme``,
-            unit vectors ``(C, 3)``.
+            unit vectors ``(C, 3)``; ``smoothing`` and ``version`` are those of this code unless they stand there.
         task: task that the network is used for: ``restoration``, ``segmentation``, ``crossings`` or ``direction``.
 
     Returns:
@@ -181,11 +183,21 @@ def load_network(
         raise InputError(f"{checkpoint}: found a network for {trained_for}, expected one for {task}.")
     trained_on = origin.get("preparation")
     if preparation is not None and trained_on:
-        for name in ("bvalue", "voxel_size"):
-            if float(trained_on[name]) != float(preparation[name]):
+        preparation = {"smoothing": SMOOTHING, "version": code_version(), **preparation}
+        if (version := trained_on.get("version", "unknown")) != preparation["version"]:
+            logger.warning(
+                "%s: trained on scans prepared by version %s, these are by version %s; CHANGELOG.md says what differs",
+                *(checkpoint, version, preparation["version"]),
+            )
+        for name in ("bvalue", "voxel_size", "smoothing"):
+            # earlier versions did not state the smoothing
+            if None not in (trained_on.get(name), preparation[name]) and trained_on[name] != preparation[name]:
+                remedy = (
+                    "train it again" if name == "smoothing" else f"prepare the scans with {name} {trained_on[name]:g}"
+                )
                 raise InputError(
                     f"{checkpoint}: found a network trained at {name} {trained_on[name]:g}, "
-                    f"expected {preparation[name]:g}; prepare the scans with {name} {trained_on[name]:g}."
+                    f"expected {preparation[name]:g}; {remedy}."
                 )
         found, expected = np.array(trained_on["scheme"]), np.array(preparation["scheme"])
         if found.shape != expected.shape or not np.allclose(found, expected, atol=SCHEME_TOLERANCE):

@@ -74,6 +74,42 @@ def test_half_a_shell_without_signal_is_left_out(value):
     assert note.endswith("left out: no signal")
 
 
+@pytest.mark.parametrize(("brightness", "used"), [(0.05, False), (0.15, False), (0.3, True)])
+def test_a_faint_volume_is_left_out(brightness, used):
+    b0, shell = scan(noise=2.0, spread=0.0)
+    shell[4] *= brightness
+    use_b0, use_shell, notes = check(b0, shell)
+    assert use_b0.all()
+    assert use_shell.tolist() == [index != 4 or used for index in range(23)]
+    assert notes == ([] if used else ["volume 5 left out: hardly a signal, or empty slices"])
+
+
+@pytest.mark.parametrize("slices", [[5], [4, 5, 6]])
+def test_volumes_with_empty_slices_of_the_head_are_left_out_of_shell_and_b0_alike(slices):
+    b0, shell = scan()
+    shell[4][:, :, slices], shell[11][:, :, slices], b0[1][:, :, slices] = 0, 0, 0
+    use_b0, use_shell, notes = check(b0, shell)
+    assert use_b0.tolist() == [True, False, True]
+    assert np.flatnonzero(~use_shell).tolist() == [4, 11]
+    assert notes == ["volumes 5, 9, 13 left out: hardly a signal, or empty slices"]
+
+
+def test_slices_that_are_empty_in_all_volumes_or_above_the_head_are_not_missed():
+    b0, shell = scan()
+    shell[4][:, :, 0] = 0
+    assert check(b0, shell)[2] == []
+    b0[..., 8:], shell[..., 8:] = 0, 0
+    use_b0, use_shell, notes = check(b0, shell)
+    assert (use_b0.all(), use_shell.all(), notes) == (True, True, [])
+
+
+def test_a_scan_of_which_each_b0_has_another_empty_slice_is_refused():
+    b0, shell = scan()
+    for index, volume in enumerate(b0):
+        volume[:, :, 4 + index] = 0
+    refuse(b0, shell, "found no b0 volume without empty slices, expected one")
+
+
 def test_a_direction_that_is_exchanged_with_a_b0_is_left_out_and_so_is_the_b0():
     b0, shell = scan()
     b0[1], shell[6] = shell[6].copy(), b0[1].copy()

@@ -3,12 +3,15 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 import scripts.cohort.prepare as module
-from scripts.cohort.datalist import DATALIST, SPLITS
+from scripts.cohort.datalist import DATALIST, SPLITS, describe_input
 from scripts.cohort.prepare import prepare_cohort
 from scripts.io.files import read_json
+from scripts.io.gradients import read_scheme
+from scripts.version import code_version
 from transforms.errors import InputError
 
 NAMES = ("sub-01", "sub-02")
@@ -44,6 +47,19 @@ def test_another_cohort_is_refused_whatever_its_participants_are_called(first, t
         f"expected that of {tmp_path / 'second'}; use a new folder."
     )
     assert contents(tmp_path / "out") == before
+
+
+def test_a_training_is_told_how_the_cohort_was_prepared_and_by_which_version(first, tmp_path, scheme, prepare):
+    path = tmp_path / "out" / "dataset_description.json"
+    known = describe_input(str(tmp_path / "out"))
+    np.testing.assert_allclose(known.pop("scheme"), read_scheme(scheme), atol=1e-6)
+    assert known == {"bvalue": 1000.0, "voxel_size": 4.0, "smoothing": 0.002, "version": code_version()}
+    # another version prepares all scans anew
+    old = read_json(path) | {"GeneratedBy": [{"Name": "dmri-pretraining", "Version": "0.0.1"}]}
+    path.write_text(json.dumps(old))
+    assert describe_input(str(tmp_path / "out"))["version"] == "0.0.1"
+    prepare(first)
+    assert describe_input(str(tmp_path / "out"))["version"] == code_version()
 
 
 def test_a_cohort_that_was_moved_and_grew_is_the_same(first, tmp_path, heads, prepare):

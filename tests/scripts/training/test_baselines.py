@@ -129,6 +129,29 @@ def test_every_task_has_its_floor(task, channels, names):
         assert found[name](torch.full((1, 64, *SHAPE), 0.5)).shape == (1, channels, *SHAPE)
 
 
+@pytest.mark.parametrize(
+    ("records", "name"),
+    [
+        ([], "deconvolution (label method)"),
+        ([{"Route": "T1", "Parameters": {"SharpResponse": False}}], "deconvolution (label method)"),
+        ([{"Route": "truth"}] * 2, "deconvolution"),
+        ([{"Route": "T1", "Parameters": {"SharpResponse": True}}], "deconvolution (label method, another response)"),
+        # what the method made of some scans is no measure of truth either
+        ([{"Route": "truth"}, {"Route": "T1", "Parameters": {"SharpResponse": False}}], "deconvolution (label method)"),
+    ],
+)
+def test_deconvolution_is_named_by_how_the_labels_were_made(tmp_path, records, name):
+    for index, record in enumerate(records):
+        stem = tmp_path / f"sub-{index}" / "dwi" / f"sub-{index}"
+        stem.parent.mkdir(parents=True)
+        write_json(stem.with_name(f"{stem.name}_desc-labels.json"), record)
+    assert module.name_deconvolution(tmp_path) == name
+    for task, channels in (("crossings", 4), ("direction", 6)):
+        label = torch.nn.functional.one_hot(torch.tensor([0]), channels).T.reshape(channels, 1, 1, 1)
+        found = module.baselines(task, channels, GRADIENTS, [label[:1] if task == "crossings" else label], name)
+        assert [method for method in found if method.startswith("deconvolution")] == [name]
+
+
 def test_a_method_that_cannot_answer_leaves_the_others(tmp_path, capsys):
     """Of a ball without anisotropy nothing can be deconvolved."""
     (tmp_path / "scans.csv").write_text("scan,metric,class,value\nsub-01,val_accuracy,,0.25\n")

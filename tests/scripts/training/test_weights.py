@@ -19,6 +19,7 @@ from scripts.training.weights import (
     start_at_zero,
     transfer_weights,
 )
+from scripts.version import code_version
 from transforms.diffusion.scheme import default_scheme
 from transforms.errors import InputError
 
@@ -242,6 +243,33 @@ def test_a_network_is_not_applied_to_scans_prepared_in_another_way(pretrained, t
         load_network(pretrained, str(path), {**same, "bvalue": 2000})
     with pytest.raises(InputError, match="another scheme of 64 directions"):
         load_network(pretrained, str(path), {**same, "scheme": np.roll(default_scheme(), 1, axis=1)})
+
+
+def test_another_smoothing_is_refused_and_another_version_said(pretrained, tmp_path, caplog):
+    path = tmp_path / "model.pt"
+    same = {"bvalue": 1000, "voxel_size": 2.4, "scheme": default_scheme().tolist()}
+
+    def warnings():
+        return [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+
+    def trained_on(**preparation):
+        torch.save({"network": pretrained.state_dict(), "origin": {"preparation": {**same, **preparation}}}, path)
+
+    # inference states neither: its scans are prepared by this code
+    trained_on(smoothing=0.002, version=code_version())
+    load_network(pretrained, str(path), same)
+    load_network(pretrained, str(path), {**same, "smoothing": 0.002, "version": code_version()})
+    assert warnings() == []
+    with pytest.raises(InputError, match=r"trained at smoothing 0\.002, expected 0\.006; train it again"):
+        load_network(pretrained, str(path), {**same, "smoothing": 0.006})
+    trained_on(smoothing=0.006, version="0.1.0")
+    with pytest.raises(InputError, match=r"trained at smoothing 0\.006, expected 0\.002"):
+        load_network(pretrained, str(path), same)
+    caplog.clear()
+    trained_on()
+    load_network(pretrained, str(path), {**same, "version": "9.9"})
+    said = "trained on scans prepared by version unknown, these are by version 9.9; CHANGELOG.md says what differs"
+    assert warnings() == [f"{path}: {said}"]
 
 
 def test_a_network_is_not_applied_to_another_task(pretrained, tmp_path):
