@@ -57,14 +57,14 @@ def make_cohort(folder: Path) -> Path:
     return prepared
 
 
-def run_config(names: Sequence[str], action: str, changes: Mapping[str, Any]) -> None:
-    """Parse configs of the bundle with changes, and run the entry that ``action`` names."""
+def initialised(names: Sequence[str], changes: Mapping[str, Any]) -> ConfigParser:
+    """Parse configs of the bundle with changes, and run their ``initialize``."""
     parser = ConfigParser()
     parser.read_config([str(CONFIGS / f"{name}.json") for name in names])
     parser.update(dict(changes))
     parser.parse()
     parser.get_parsed_content("initialize")
-    parser.get_parsed_content(action)
+    return parser
 
 
 def train_and_test(task: str, changes: Mapping[str, Any], seed: int, cohort: Path, out: Path) -> dict[str, float]:
@@ -80,8 +80,8 @@ def train_and_test(task: str, changes: Mapping[str, Any], seed: int, cohort: Pat
             **changes,
         }
         training = {"max_epochs": EPOCHS, "val_interval": 5, "batch_size": 1, "learning_rate": 0.003}
-        run_config(["finetune", task], "training", {**options, **training})
-        run_config(["finetune", task, "evaluate"], "evaluating", options)
+        initialised(["finetune", task], {**options, **training}).get_parsed_content("training")
+        initialised(["finetune", task, "evaluate"], options).get_parsed_content("evaluating")
     with metrics.open() as file:
         return {name: float(value) for name, value in csv.reader(file)}
 

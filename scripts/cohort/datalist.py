@@ -191,7 +191,11 @@ def describe_input(folder: str) -> dict[str, Any]:
 
 
 def load_entries(
-    dataset_dir: str, split: str, keys: Sequence[str] = ("image", "mask"), directions: int | None = None
+    dataset_dir: str,
+    split: str,
+    keys: Sequence[str] = ("image", "mask"),
+    directions: int | None = None,
+    participants: int | None = None,
 ) -> list[dict[str, Any]]:
     """List the scans of one split of a prepared cohort for a MONAI dataset.
 
@@ -200,9 +204,10 @@ def load_entries(
         split: one of ``SPLITS``.
         keys: images that are needed, keys of ``KEYS_ON_DISK``; scans without one are left out with a warning.
         directions: channels that a network expects; checked against the cohort's scheme where given.
+        participants: number of participants whose scans are listed, the first ones that have all images; None for all.
 
     Returns:
-        entries with absolute paths under ``keys``, and ``scan``, the scan's name.
+        entries with absolute paths under ``keys``, and ``scan`` and ``participant``, their names.
 
     Raises:
         InputError: no cohort, another number of directions, an image on another grid than the others of its scan, or
@@ -222,7 +227,9 @@ def load_entries(
             if not scan.path(key).is_file():
                 raise InputError(f"{scan.path(key)}: no such file, expected as {DATALIST} names it.")
         scan.check_grids(keys)
-        entries.append({"scan": scan.name, **{key: str(scan.path(key)) for key in keys}})
+        entries.append(
+            {"scan": scan.name, "participant": scan.participant, **{key: str(scan.path(key)) for key in keys}}
+        )
     if listed and not entries:
         names = " and ".join(KEYS_ON_DISK[key] for key in keys)
         raise InputError(
@@ -231,4 +238,12 @@ def load_entries(
         )
     if not entries:
         raise InputError(f"{folder / DATALIST}: found no scan in {split}, expected at least one participant.")
-    return entries
+    return entries if participants is None else _of_first(participants, entries, f"{folder / DATALIST}: {split}")
+
+
+def _of_first(count: int, entries: Sequence[dict[str, Any]], where: str) -> list[dict[str, Any]]:
+    """List the entries of the first ``count`` participants."""
+    names = list(dict.fromkeys(entry["participant"] for entry in entries))
+    if not 1 <= count <= len(names):
+        raise InputError(f"{where}: found {len(names)} participants, expected {count} as asked for, and at least 1.")
+    return [entry for entry in entries if entry["participant"] in names[:count]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 from monai.data import MetaTensor, pad_list_data_collate
 
 from transforms.artifacts import Artifact, ArtifactParams, ScanInfo, apply_artifacts, sample_artifacts
+from transforms.artifacts.base import check_range, uniform
+from transforms.artifacts.rows import on_device
 
 
 class SelfSupervisedBatch:
@@ -23,6 +26,8 @@ class SelfSupervisedBatch:
         artifacts: artifacts in the order in which they are applied; none for an autoencoder, or if the loader applies
             them.
         directions: unit vectors of the channels in world RAS, ``(C, 3)``; an acquisition needs them.
+        gain: range of a factor on a scan before its artifacts, and on its target. Its logarithm is uniform. A cohort of
+            similar brains teaches a network their mean attenuation; with this factor it learns to keep that of a scan.
         seed: seed that gives a scan the same artifacts every time, as a validation needs. None draws anew each time,
             from seeds of torch's global generator.
 
@@ -35,8 +40,10 @@ class SelfSupervisedBatch:
         artifacts: Sequence[Artifact[Any]] = (),
         directions: Sequence[Sequence[float]] | None = None,
         seed: int | None = None,
+        gain: Sequence[float] = (1.0, 1.0),
     ) -> None:
         self.artifacts = list(artifacts)
+        self.log_gain = tuple(map(math.log, check_range("gain", gain, minimum=0.01, maximum=100.0)))
         self.directions = None if directions is None else np.asarray(directions, dtype=np.float64)
         self.seed = seed
         self.params: list[list[ArtifactParams]] = []
@@ -52,8 +59,8 @@ class SelfSupervisedBatch:
 
         Args:
             batch: ``image`` (clean, unless there is a ``label``), ``(B, C, X, Y, Z)``, of any floating-point type;
-                ``mask``, ``(B, 1, X, Y, Z)``; where there are artifacts also ``scan``, the names of the scans, and
-                ``b0``, like the mask.
+                ``mask``, ``(B, 1, X, Y, Z)``; where there are artifacts or a gain also ``scan``, the names of the
+                scans; for artifacts ``b0``, like the mask.
             device: device of the input and the target.
             non_blocking: whether the copy to a GPU may overlap with what follows.
 
@@ -67,10 +74,13 @@ class SelfSupervisedBatch:
         }
         image, inside = plain["image"], plain["mask"] > 0.5
         label = plain.get("label", image)
+        generators = [self._generator(name) for name in batch["scan"]] if "scan" in batch else []
+        if any(self.log_gain):
+            factors = [math.exp(uniform(generator, self.log_gain)) for generator in generators]
+            gains = on_device(factors, image)[:, None, None, None, None]
+            image, label = image * gains, label * gains
         if self.artifacts:
-            self.params = [
-                sample_artifacts(self.artifacts, self._generator(name), image.shape[1:]) for name in batch["scan"]
-            ]
+            self.params = [sample_artifacts(self.artifacts, generator, image.shape[1:]) for generator in generators]
             b0 = plain.get("b0", [None] * len(image))
             scans = [
                 ScanInfo(affine, self.directions, *of_scan)

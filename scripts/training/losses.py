@@ -6,6 +6,7 @@ If the target is NaN everywhere, each loss is 0 with a gradient of 0.
 from __future__ import annotations
 
 import torch
+from monai.losses import DiceLoss
 from torch import nn
 
 from transforms.targets import DYAD_ORDER
@@ -14,6 +15,12 @@ from transforms.targets import DYAD_ORDER
 def _mean(values: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     """Return the mean of the values that count."""
     return torch.where(counts, values, 0.0).sum() / counts.sum().clamp(min=1)
+
+
+def _one_hot(target: torch.Tensor, classes: int) -> torch.Tensor:
+    """Return classes ``(B, 1, X, Y, Z)`` as ``(B, classes, X, Y, Z)``, 0 in all classes where the target is NaN."""
+    one_hot = nn.functional.one_hot(torch.nan_to_num(target[:, 0]).long(), classes).movedim(-1, 1)
+    return torch.where(torch.isnan(target), 0.0, one_hot.float())
 
 
 class MaskedL1Loss(nn.Module):
@@ -54,6 +61,26 @@ class MaskedCrossEntropyLoss(nn.Module):
         return (weights * losses).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
 
 
+class MaskedDiceCrossEntropyLoss(nn.Module):
+    """Dice loss of all classes but class 0, plus cross-entropy, over the voxels whose class is not NaN.
+
+    Args:
+        balance: see :class:`MaskedCrossEntropyLoss`.
+    """
+
+    def __init__(self, balance: float = 0.0) -> None:
+        super().__init__()
+        self.cross_entropy = MaskedCrossEntropyLoss(balance)
+        self.dice = DiceLoss(include_background=False)
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Compare logits ``(B, C, X, Y, Z)`` with classes ``(B, 1, X, Y, Z)``, whole numbers as floats, or NaN."""
+        probabilities = torch.softmax(logits.float(), dim=1)
+        # a voxel that does not count is in no class, neither found nor true
+        dice = self.dice(torch.where(torch.isnan(target), 0.0, probabilities), _one_hot(target, logits.shape[1]))
+        return dice + self.cross_entropy(logits, target)
+
+
 class OneHotL1Loss(nn.Module):
     """Mean absolute error of the class probabilities, over the voxels whose class is not NaN.
 
@@ -62,11 +89,8 @@ class OneHotL1Loss(nn.Module):
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Compare logits ``(B, C, X, Y, Z)`` with classes ``(B, 1, X, Y, Z)``, whole numbers as floats, or NaN."""
-        counts = ~torch.isnan(target)
-        classes = torch.nan_to_num(target[:, 0]).long()
-        one_hot = nn.functional.one_hot(classes, logits.shape[1]).movedim(-1, 1)
-        error = (torch.softmax(logits.float(), dim=1) - one_hot).abs()
-        return _mean(error, counts.expand_as(error))
+        error = (torch.softmax(logits.float(), dim=1) - _one_hot(target, logits.shape[1])).abs()
+        return _mean(error, ~torch.isnan(target).expand_as(error))
 
 
 class DyadCosineLoss(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -52,54 +52,74 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return dict(checkpoint)
 
 
+def transferred(
+    network: nn.Module, pretrained: str | None, layers: Sequence[str] | None = None, output: str = "output_block"
+) -> list[str]:
+    """Name the tensors that a network takes over from a pretrained one.
+
+    Args:
+        network: network.
+        pretrained: checkpoint of the pretrained network; without one nothing is taken over.
+        layers: names of the layers to take over, such as ``encoder``; None for all but the output layer.
+        output: name of the output layer, which is never taken over.
+
+    Raises:
+        InputError: the network has no layer of a name.
+    """
+    if pretrained is None:
+        return []
+    names = [name for name in network.state_dict() if not name.startswith(f"{output}.")]
+    if layers is None:
+        return names
+    for layer in layers:
+        if not any(name.startswith(f"{layer}.") for name in names):
+            known = ", ".join(dict.fromkeys(name.split(".")[0] for name in names))
+            raise InputError(f"transferred_layers: found {layer!r}, expected layers among {known}.")
+    return [name for name in names if name.startswith(tuple(f"{layer}." for layer in layers))]
+
+
 def transfer_weights(
-    network: nn.Module, source: Mapping[str, torch.Tensor], name: str, exclude: str | None = None
-) -> int:
-    """Copy all tensors, or all but those of one layer, into a network.
+    network: nn.Module, source: Mapping[str, torch.Tensor], name: str, wanted: Sequence[str] | None = None
+) -> None:
+    """Copy tensors into a network.
 
     Args:
         network: network that receives the tensors.
-        source: tensors by name.
+        source: tensors by name; those of a layer that is not wanted do not matter.
         name: name of the source, for messages.
-        exclude: name of the layer that keeps its own tensors, or None.
-
-    Returns:
-        the number of tensors copied.
+        wanted: names of the tensors to copy; None for all.
 
     Raises:
         InputError: a tensor is missing, unexpected or of another shape. In this case nothing is copied.
     """
-
-    def taken(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {key: value for key, value in tensors.items() if exclude is None or not key.startswith(f"{exclude}.")}
-
-    wanted, offered = taken(network.state_dict()), taken(source)
-    missing, unexpected = sorted(wanted.keys() - offered.keys()), sorted(offered.keys() - wanted.keys())
+    own = network.state_dict()
+    expected = own.keys() if wanted is None else set(wanted)
+    missing = sorted(expected - source.keys())
+    unexpected = sorted(source.keys() - own.keys())
     if missing or unexpected:
         raise InputError(
-            f"{name}: found {len(offered.keys() & wanted.keys())} of {len(wanted)} expected tensors"
+            f"{name}: found {len(source.keys() & expected)} of {len(expected)} expected tensors"
             + (f", none named {missing[0]}" if missing else "")
             + (f", and {len(unexpected)} unexpected ones such as {unexpected[0]}" if unexpected else "")
             + "; is it the checkpoint of another network?"
         )
-    for key, value in wanted.items():
-        if offered[key].shape != value.shape:
+    for key in expected:
+        if source[key].shape != own[key].shape:
             raise InputError(
-                f"{name}: found {key} of shape {tuple(offered[key].shape)}, expected {tuple(value.shape)}."
+                f"{name}: found {key} of shape {tuple(source[key].shape)}, expected {tuple(own[key].shape)}."
             )
-    _, copied, _ = copy_model_state(network, offered)
-    if set(copied) != set(wanted):
-        raise InputError(f"{name}: {len(copied)} tensors were transferred, expected {len(wanted)}.")
-    return len(copied)
+    _, copied, _ = copy_model_state(network, {key: source[key] for key in expected})
+    if set(copied) != set(expected):
+        raise InputError(f"{name}: {len(copied)} tensors were transferred, expected {len(expected)}.")
 
 
-def initialise(network: nn.Module, pretrained: str | None = None, exclude: str = "output_block") -> nn.Module:
-    """Give a network its first weights: those of a pretrained network but the output layer's, or its own random ones.
+def initialise(network: nn.Module, pretrained: str | None, wanted: Sequence[str]) -> nn.Module:
+    """Give a network its first weights: some of a pretrained network, the others its own random ones.
 
     Args:
         network: network that receives the weights.
-        pretrained: checkpoint of a network that differs in the output layer alone, or None.
-        exclude: name of the output layer.
+        pretrained: checkpoint of a network of the same layers, or None.
+        wanted: names of the tensors to take over, as :func:`transferred` gives them.
 
     Returns:
         the network.
@@ -110,11 +130,9 @@ def initialise(network: nn.Module, pretrained: str | None = None, exclude: str =
     if pretrained is None:
         logger.info("initialisation: random")
         return network
-    copied = transfer_weights(network, read_checkpoint(pretrained)["network"], str(pretrained), exclude)
+    transfer_weights(network, read_checkpoint(pretrained)["network"], str(pretrained), wanted)
     total = len(network.state_dict())
-    logger.info(
-        "initialisation: %d of %d tensors from %s, %d of %s random", copied, total, pretrained, total - copied, exclude
-    )
+    logger.info("initialisation: %d of %d tensors from %s, the others random", len(wanted), total, pretrained)
     return network
 
 

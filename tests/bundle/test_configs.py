@@ -26,6 +26,8 @@ TRAINING = {
     "crossings": ["finetune", "crossings"],
     "direction": ["finetune", "direction"],
     "paper": ["finetune", "direction", "paper"],
+    "paper pretraining": ["pretrain", "paper"],
+    "autoencoder without skips": ["pretrain", "autoencoder", "without_skips"],
     "resumed": ["pretrain", "resume"],
 }
 TASKS = ["segmentation", "crossings", "direction"]
@@ -223,10 +225,11 @@ DIFFERENT = {
     "output_dir",
     "max_epochs",
     "experiment_name",
-    "network_def::out_channels",
+    "learning_rate",
+    "task",
     "initialised::_target_",
     "network",
-    "tracker::parameters::task",
+    "optimizer::params",
     "tracker::parameters::initialisation",
     "best_model::metric",
     "best_model::lower_is_better",
@@ -259,11 +262,11 @@ def test_what_pretraining_and_fine_tuning_share_is_equal():
 
 def test_blocks_that_stand_in_several_files_are_equal():
     configs = {name: load(name) for name in SELF_CONTAINED}
-    networks = [{**configs[name]["network_def"], "out_channels": None} for name in SELF_CONTAINED]
+    networks = [configs[name]["network_def"] for name in SELF_CONTAINED]
     assert all(network == networks[0] for network in networks)
     for key in ("bundle_root", "device", "amp"):
         assert len({configs[name][key] for name in SELF_CONTAINED}) == 1
-    own = ("postprocessing", "preprocessing", "checkpoint", "network_def", "handlers", "encoding")
+    own = ("postprocessing", "preprocessing", "checkpoint", "output_channels", "handlers", "encoding")
     ensembles = ("checkpoints", "ensemble", "trained")
     for name in INFERENCE:
         assert name == f"inference_{configs[name]['trained'].pop('task')}"
@@ -275,7 +278,7 @@ def test_blocks_that_stand_in_several_files_are_equal():
         }
     assert len({json.dumps(configs[name]["preprocessing"]["transforms"][0]) for name in INFERENCE}) == 1
     for task in TASKS:
-        assert configs[f"inference_{task}"]["network_def"]["out_channels"] == load(task)["output_channels"]
+        assert configs[f"inference_{task}"]["output_channels"] == load(task)["output_channels"]
 
 
 @pytest.mark.skipif(not SCHEMA.is_file(), reason=f"the zoo's schema is not at {SCHEMA}, and nothing is downloaded")

@@ -25,12 +25,14 @@ class BiasFieldParams(ArtifactParams):
     Attributes:
         order: order of the polynomial.
         coefficients: factors of ``x**i * y**j * z**k`` with ``i + j + k <= order``; k counts fastest and i slowest.
+        keep_mean: whether the field is divided by a number, so that the image keeps its mean.
     """
 
     artifact = "bias field"
 
     order: int
     coefficients: list[float]
+    keep_mean: bool = False
 
     @property
     def is_identity(self) -> bool:
@@ -50,19 +52,30 @@ class BiasFieldParams(ArtifactParams):
         cube = np.zeros([self.order + 1] * 3)
         for term, coefficient in zip(known, self.coefficients, strict=True):
             cube[term] = coefficient
-        return rows * torch.einsum("ijk,xi,yj,zk->xyz", on_device(cube, rows), *powers).exp().unsqueeze(-1)
+        field = torch.einsum("ijk,xi,yj,zk->xyz", on_device(cube, rows), *powers).exp().unsqueeze(-1)
+        return self.rescaled(rows * field, rows)
+
+    def rescaled(self, result: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """Give the result the mean of the image, if the field keeps it."""
+        # an image of zeros stays one
+        return result * (image.sum() / result.sum()).nan_to_num(1.0) if self.keep_mean else result
 
 
 class BiasField(Artifact[BiasFieldParams]):
     """Smooth field that multiplies the image (Van Leemput et al., IEEE TMI 18:885-896, 1999).
 
     All directions share the field. It is the exponential of a polynomial in voxel coordinates, which run from -1 to 1
-    between the outermost voxel centres. The polynomial has a constant term, so mean brightness changes as well.
+    between the outermost voxel centres.
+
+    An attenuation is a ratio to b0. A field multiplies both alike, so what is left of it may vary in space, but a
+    factor common to all voxels cancels. So by default the field keeps the mean of the image: a network that learned to
+    undo factors would replace the mean attenuation of a scan by that of its training.
 
     Args:
         prob: probability of the artifact.
         coefficients: range of each coefficient, uniform.
         order: order of the polynomial; 3 has 20 coefficients.
+        keep_mean: whether the image keeps its mean; if not, the polynomial's constant term changes it, as in TorchIO.
 
     Raises:
         InputError: an argument is out of its limits.
@@ -70,13 +83,23 @@ class BiasField(Artifact[BiasFieldParams]):
 
     name = BiasFieldParams.artifact
 
-    def __init__(self, *, prob: float = 0.5, coefficients: Sequence[float] = (-0.5, 0.5), order: int = 3) -> None:
+    def __init__(
+        self,
+        *,
+        prob: float = 0.5,
+        coefficients: Sequence[float] = (-0.5, 0.5),
+        order: int = 3,
+        keep_mean: bool = True,
+    ) -> None:
         super().__init__(prob)
+        self.keep_mean = bool(keep_mean)
         self.coefficients = check_range("coefficients", coefficients)
         self.order = check_integer("order", order, 0)
 
     def sample(self, generator: torch.Generator, shape: Sequence[int]) -> BiasFieldParams:
         """Draw coefficients; they do not depend on the shape."""
         return BiasFieldParams(
-            order=self.order, coefficients=uniform(generator, self.coefficients, n_terms(self.order))
+            order=self.order,
+            coefficients=uniform(generator, self.coefficients, n_terms(self.order)),
+            keep_mean=self.keep_mean,
         )

@@ -32,6 +32,13 @@ PRESETS: dict[str, list[tuple[type[Artifact[Any]], dict[str, Any]]]] = {
         (Ghosting, {"num_ghosts": (2, 2), "intensity": (0.5, 1.0)}),
         (Noise, {"std": (0.0, 0.25)}),
     ],
+    "paper": [
+        (Motion, {"degrees": (-10.0, 10.0), "translation": (-10.0, 10.0)}),
+        (Eddy, {"stretch": (0.9, 1.1)}),
+        (BiasField, {"coefficients": (-0.5, 0.5), "keep_mean": False}),
+        (Ghosting, {"num_ghosts": (2, 2), "intensity": (0.5, 1.0)}),
+        (Noise, {"std": (0.0, 0.25)}),
+    ],
     "strong": [
         (Motion, {"degrees": (-20.0, 20.0), "translation": (-20.0, 20.0), "num_transforms": 4}),
         (Eddy, {"stretch": (0.8, 1.2), "shear_x": (-0.1, 0.1), "shear_z": (-0.1, 0.1)}),
@@ -48,7 +55,8 @@ def preset(name: str, phase_encoding: int = 1, prob: float | None = None) -> lis
     """Return the artifacts of a preset.
 
     Args:
-        name: ``light``, ``normal`` (Weninger et al., BVM 2022), ``strong`` or ``physical``.
+        name: ``light``, ``normal``, ``paper`` (``normal`` with a bias field that changes the mean, as in Weninger et
+            al., BVM 2022), ``strong`` or ``physical``.
         phase_encoding: voxel axis of the phase encoding, along which eddy currents displace; 1 is anterior-posterior in
             a RAS image.
         prob: probability of each artifact; None for that of the preset (0.5, and 1 for ``physical``).

@@ -67,7 +67,8 @@ def apply_by_torchio(image: torch.Tensor, params: ArtifactParams, scan: ScanInfo
             )
             return _permuted(moved, np.argsort(order).tolist())
         case BiasFieldParams():
-            transform = tio.BiasField(coefficients=params.coefficients, order=params.order)
+            field = tio.BiasField(coefficients=params.coefficients, order=params.order)
+            return params.rescaled(_run(field, image, affine), image)
         case GhostingParams():
             transform = tio.Ghosting(
                 num_ghosts=params.num_ghosts, axis=params.axis, intensity=params.intensity, restore=params.restore

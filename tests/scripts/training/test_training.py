@@ -96,6 +96,24 @@ def test_with_a_seed_a_scan_gets_the_same_artifacts_in_any_batch():
     assert not torch.equal(other, together)
 
 
+@pytest.mark.parametrize("artifacts", [[], preset("light", prob=1.0)], ids=["autoencoder", "artifacts"])
+def test_a_gain_multiplies_the_scan_and_its_target_alike_and_is_another_for_each_scan(artifacts):
+    names = [f"sub-{index}" for index in range(6)]
+    batch = clean_batch(names)
+    prepare = SelfSupervisedBatch(artifacts, DIRECTIONS, seed=5, gain=(0.5, 0.8))
+    corrupted, target = prepare(batch, "cpu")
+    ratio = target / batch["image"].as_tensor().float()
+    gains = ratio.nanmean(dim=(1, 2, 3, 4))
+    torch.testing.assert_close(
+        ratio.nan_to_num(1.0), gains[:, None, None, None, None].expand_as(ratio), rtol=1e-4, atol=0
+    )
+    assert ((gains > 0.5) & (gains < 0.8)).all()
+    assert len(set(gains.tolist())) == 6
+    if not artifacts:
+        torch.testing.assert_close(corrupted, target.clamp(0, 1))
+    assert torch.equal(prepare(clean_batch(names[:1]), "cpu")[1], target[:1])
+
+
 def test_without_a_seed_artifacts_follow_the_seed_of_the_epoch():
     prepare, batch = SelfSupervisedBatch(preset("normal"), DIRECTIONS), clean_batch(["sub-1", "sub-2", "sub-3"])
 
@@ -235,7 +253,7 @@ def trainings(cohort, tmp_path_factory, mlflow_store):
                 "learning_rate": 0.01,
                 "device": "$torch.device('cpu')",
                 "network_def::in_channels": 6,
-                "network_def::out_channels": 6,
+                "output_channels": 6,
                 "network_def::filters": [2, 4, 4, 4],
                 **changes,
             }

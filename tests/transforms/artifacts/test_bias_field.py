@@ -1,5 +1,7 @@
 """Bias field: the exponential of a polynomial."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -38,3 +40,15 @@ def test_draws_follow_the_ranges():
 def test_unusable_arguments_are_named(argument, value):
     with pytest.raises(InputError, match=f"^{argument}: found .* expected"):
         BiasField(**{argument: value})
+
+
+def test_by_default_a_field_keeps_the_mean_and_its_shape():
+    image = torch.rand(3, 5, 7, 4, generator=generator(4)) + 0.1
+    drawn = BiasField().sample(generator(5), image.shape)
+    assert drawn.keep_mean
+    kept, changed = drawn.apply(image), replace(drawn, keep_mean=False).apply(image)
+    assert kept.mean() == pytest.approx(float(image.mean()), rel=1e-5)
+    assert abs(float(changed.mean() / image.mean()) - 1) > 0.05
+    ratio = kept / changed
+    assert float(ratio.max() - ratio.min()) < 1e-5
+    assert not BiasField().sample(generator(5), image.shape).apply(torch.zeros_like(image)).any()

@@ -193,7 +193,9 @@ def test_phase_encoding_of_a_preset_is_that_of_its_eddy_currents():
         drawn = [one.sample(generator(0), SHAPE) for one in preset(name, phase_encoding=2)]
         axes = [one.axis for one in drawn if isinstance(one, EddyParams | AcquisitionParams)]
         assert axes == [2]
-    with pytest.raises(InputError, match=r"preset: found 'heavy', expected one of light, normal, strong, physical"):
+    with pytest.raises(
+        InputError, match=r"preset: found 'heavy', expected one of light, normal, paper, strong, physical"
+    ):
         preset("heavy")
 
 
