@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import torch
 from monai.transforms import Transform
 
 from transforms.targets.class_probabilities import DecodeClassesd
 
 
 class EncodeTissued(Transform):
-    """Make ``label`` for the task ``segmentation``: the tissue index inside the brain mask, 0 outside it.
+    """Make ``label`` for the task ``segmentation``: the tissue index inside the brain mask, NaN outside it.
 
     Args:
         tissue_key: key of the label image, ``(1, X, Y, Z)``, indices into ``TISSUES``.
@@ -26,9 +27,8 @@ class EncodeTissued(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Add the target to ``data``."""
-        result = dict(data)
-        result[self.label_key] = data[self.tissue_key].float() * (data[self.mask_key] > 0.5)
-        return result
+        label = torch.where(data[self.mask_key] > 0.5, data[self.tissue_key].float(), torch.nan)
+        return {**data, self.label_key: label}
 
 
 class DecodeTissued(DecodeClassesd):

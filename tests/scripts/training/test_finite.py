@@ -91,7 +91,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path, valu
     torch.save({"network": network.state_dict()}, path)
     for use in (
         lambda: read_checkpoint(path),
-        lambda: initialise(network, str(path), exclude="none"),
+        lambda: initialise(network, str(path), list(network.state_dict())),
         lambda: load_network(network, str(path)),
         lambda: describe_origin(str(path)),
     ):

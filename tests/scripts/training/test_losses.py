@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.losses import DiceLoss
 from scipy.spatial.transform import Rotation
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_sample_weight
@@ -12,6 +13,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from scripts.training.losses import (
     DyadCosineLoss,
     MaskedCrossEntropyLoss,
+    MaskedDiceCrossEntropyLoss,
     MaskedL1Loss,
     MaskedMSELoss,
     OneHotL1Loss,
@@ -147,3 +149,23 @@ def test_a_target_of_nothing_gives_zero_and_no_prediction_gives_nan(loss, channe
     value = loss(leaf, torch.ones(1, labels, 2, 2, 2))
     value.backward()
     assert leaf.grad.isfinite().all()
+
+
+def test_tissue_outside_the_mask_does_not_count_and_inside_the_loss_is_dice_and_cross_entropy():
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(2, 4, 5, 6, 7, generator=generator, requires_grad=True)
+    target = torch.randint(0, 4, (2, 1, 5, 6, 7), generator=generator).float()
+    dice = DiceLoss(to_onehot_y=True, softmax=True, include_background=False)(logits, target)
+    whole = dice + torch.nn.functional.cross_entropy(logits, target[:, 0].long())
+    assert float(MaskedDiceCrossEntropyLoss()(logits, target)) == pytest.approx(float(whole), rel=1e-5)
+
+    masked = torch.where(torch.rand(target.shape, generator=generator) < 0.6, torch.nan, target)
+    loss = MaskedDiceCrossEntropyLoss()(logits, masked)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    outside = torch.isnan(masked).expand_as(logits)
+    assert not gradient[outside].any()
+    assert gradient[~outside].any()
+    other = torch.where(outside, 9.0 * torch.randn(logits.shape, generator=generator), logits)
+    assert float(MaskedDiceCrossEntropyLoss()(other, masked)) == pytest.approx(float(loss), rel=1e-6)
+    nothing = MaskedDiceCrossEntropyLoss()(logits, torch.full_like(target, torch.nan))
+    assert float(nothing) == pytest.approx(0.0, abs=1e-6)
