@@ -43,7 +43,8 @@ class SelfSupervisedBatch:
         gain: Sequence[float] = (1.0, 1.0),
     ) -> None:
         self.artifacts = list(artifacts)
-        self.log_gain = tuple(map(math.log, check_range("gain", gain, minimum=0.01, maximum=100.0)))
+        lowest, highest = check_range("gain", gain, minimum=0.01, maximum=100.0)
+        self.log_gain = (math.log(lowest), math.log(highest))
         self.directions = None if directions is None else np.asarray(directions, dtype=np.float64)
         self.seed = seed
         self.params: list[list[ArtifactParams]] = []
