@@ -3,78 +3,32 @@
 import hashlib
 import json
 import re
-import shutil
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
-from monai.data import MetaTensor
-from nibabel.affines import apply_affine
+from label_files import (
+    CENTRE,
+    FILES,
+    FLUID,
+    GRAY,
+    SUBJECTS,
+    VOXEL_SIZE,
+    WHITE,
+    entries,
+    failure_of,
+    grid,
+    path_of,
+    place,
+    record,
+    write,
+)
 
 from scripts.cohort.datalist import DATALIST, SPLITS, load_entries
-from scripts.cohort.prepare import prepare_cohort
-from scripts.cohort.prepared import KEYS_ON_DISK
-from scripts.io.bids import LABEL_SUFFIXES
 from scripts.io.files import read_json
-from scripts.io.raw_scan import open_scan
-from scripts.io.volume import read_volume
-from scripts.labels import label_cohort, label_scan, tissue_sources
-from scripts.labels.alignment import Alignment
-from scripts.labels.shell_on_grid import load_shell
-from scripts.labels.t1_tissue import read_t1, tissue_from_t1
+from scripts.labels import label_cohort, label_scan
 from transforms.errors import InputError
-
-SUBJECTS = ("sub-01", "sub-02", "sub-03")
-CENTRE = np.array([2.0, -5.0, 3.0])
-VOXEL_SIZE = 3.0
-GRAY, WHITE, FLUID = 1, 2, 3
-FILES = {KEYS_ON_DISK[key]: suffix for key, suffix in LABEL_SUFFIXES.items()}
-"""End of the name of each label's file, by its key in the datalist."""
-
-
-def grid(size: float, flip: bool = True, shift: float = 0.0) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """Affine and shape of a segmentation that covers the head: LAS, or RAS where ``flip`` is False."""
-    shape = tuple(int(np.ceil(length / size)) for length in (70.0, 80.0, 62.0))
-    affine = np.diag([-size if flip else size, size, size, 1.0])
-    affine[:3, 3] = CENTRE + np.array([shift, 0, 0]) - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-    return affine, shape
-
-
-def place(world: np.ndarray) -> np.ndarray:
-    """Fluid on the left; on the right gray matter in front and above, white matter elsewhere."""
-    right, front, above = np.moveaxis(world > CENTRE, -1, 0)
-    return np.where(~right, FLUID, np.where(front & above, GRAY, WHITE))
-
-
-def write(path, affine, labels, dtype=np.uint8):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(labels.astype(dtype), affine), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory, heads, scheme):
-    folder = tmp_path_factory.mktemp("cohort")
-    heads.write_bids(folder / "raw", SUBJECTS, orientation="LAS")
-    prepare_cohort("bids", folder / "raw", folder / "out", scheme, voxel_size=VOXEL_SIZE)
-    return folder / "out"
-
-
-@pytest.fixture
-def cohort(prepared, tmp_path):
-    # raw and prepared scans are moved together
-    return shutil.copytree(prepared.parent, tmp_path / "moved") / prepared.name
-
-
-def path_of(derivatives, subject, ending="desc-tissue_dseg"):
-    return derivatives / subject / "dwi" / f"{subject}_{ending}.nii.gz"
-
-
-def entries(cohort):
-    datalist = read_json(cohort / DATALIST)
-    return {entry["scan"]: entry for split in SPLITS for entry in datalist[split]}
 
 
 @pytest.mark.parametrize(("size", "flip"), [(3.0, True), (1.7, True), (4.0, False), (5.0, True)])
@@ -192,14 +146,6 @@ def test_folders_that_are_not_there_are_named(cohort, tmp_path):
         label_cohort(tmp_path, tmp_path)
 
 
-def record(cohort, scan="sub-01"):
-    return json.loads((cohort / f"{scan}/dwi/{scan}_desc-labels.json").read_text())
-
-
-def failure_of(outcomes, scan="sub-01"):
-    return {str(outcome.item): outcome.failure for outcome in outcomes}[scan]
-
-
 def test_white_matter_that_is_none_by_the_diffusion_is_refused_and_doubt_is_noted(cohort, heads, tmp_path, capfd):
     affine, shape = grid(4.0)
     good = place(heads.world_grid(affine, shape))
@@ -219,115 +165,6 @@ def test_white_matter_that_is_none_by_the_diffusion_is_refused_and_doubt_is_note
     )
     assert note in (cohort / "labels.tsv").read_text()
     assert f"sub-01: {note}" in capfd.readouterr().err
-
-
-def with_t1(cohort, scheme, voxels, affine):
-    """Give the first participant a T1."""
-    path = write(cohort.parent / "raw/sub-01/anat/sub-01_T1w.nii.gz", affine, voxels, np.float32)
-    prepare_cohort("bids", cohort.parent / "raw", cohort, scheme, voxel_size=VOXEL_SIZE)
-    return path
-
-
-BAD_T1S = {
-    "damaged": (lambda t1: t1, "found a damaged file ("),
-    "blank": (lambda t1: 0 * t1, "found no voxel above 0, expected a T1-weighted image of a head"),
-    "slice": (lambda t1: t1[:, :, 7:8], "found an image of 72x80x4 mm, expected at least 40 mm along each axis"),
-    "two volumes": (
-        lambda t1: np.stack([t1, t1], axis=-1),
-        "found an image of shape 18x20x16x2, expected 3 dimensions",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BAD_T1S)
-def test_a_t1_that_cannot_be_used_costs_the_tissues_and_not_the_fibres(cohort, heads, scheme, tmp_path, case, capfd):
-    change, fault = BAD_T1S[case]
-    affine, shape = grid(4.0)
-    head = np.random.default_rng(0).uniform(50, 90, shape) * heads.in_head(heads.world_grid(affine, shape))
-    t1 = with_t1(cohort, scheme, change(head), affine)
-    if case == "damaged":
-        t1.write_bytes(t1.read_bytes()[:-1000])
-    assert failure_of(label_cohort(cohort)) is None
-    (note,) = record(cohort)["Notes"]
-    assert note.startswith(f"T1 not used: {t1}: {fault}")
-    assert not note.endswith(".")
-    assert f"sub-01: T1 not used: {t1}" in capfd.readouterr().err
-    assert record(cohort)["Route"] == "FA and MD"
-    entry = entries(cohort)["sub-01"]
-    assert "tissue" not in entry
-    assert (np.asarray(nib.load(cohort / entry["n_peaks"]).dataobj) > 0).sum() > 100
-    # what cannot be read does not become the space of a segmentation
-    given = write(tmp_path / "truth/sub-01/anat/sub-01_dseg.nii.gz", affine, place(heads.world_grid(affine, shape)))
-    assert failure_of(label_cohort(cohort, tmp_path / "truth")).startswith(f"{t1}: {fault}"), given
-
-
-def test_a_t1_with_a_fourth_axis_of_one_volume_is_the_same_t1(tmp_path):
-    voxels = np.random.default_rng(0).uniform(1, 2, (12, 14, 16)).astype(np.float32)
-    affine = np.diag([-5.0, 5.0, 5.0, 1.0])
-    three = read_t1(write(tmp_path / "three.nii.gz", affine, voxels, np.float32))
-    four = read_t1(write(tmp_path / "four.nii.gz", affine, voxels[..., None], np.float32))
-    assert three.shape == four.shape == (1, 12, 14, 16)
-    np.testing.assert_array_equal(three, four)
-
-
-@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning:dipy")
-@pytest.mark.parametrize(("inside", "outside", "fault"), [(100, 100, "no voxel of GM and WM"), (0, 100, "no brain")])
-def test_a_t1_without_three_tissues_is_refused(heads, inside, outside, fault):
-    affine, shape = grid(4.0)
-    head = heads.in_head(heads.world_grid(affine, shape), scale=0.9)
-    brain, t1 = (
-        MetaTensor(torch.from_numpy(voxels)[None].float(), affine=torch.as_tensor(affine))
-        for voxels in (head, np.where(head, inside, outside))
-    )
-    with pytest.raises(InputError, match=f"^found {fault}, expected"):
-        tissue_from_t1(t1, brain)
-
-
-@pytest.mark.parametrize("voxel_size", [3.0, 3.6])
-def test_a_voxel_whose_signal_is_not_finite_costs_no_other(heads, scheme, tmp_path, voxel_size):
-    cubes = [np.s_[10:12, 12:14, 9:11], np.s_[6:8, 15:17, 8:10]]
-    found = {}
-    for name in ("whole", "holes"):
-        raw = heads.write_bids(tmp_path / name / "raw", ["sub-01"], dtype=np.float32)["sub-01"]
-        if name == "holes":
-            image = nib.load(raw.dwi)
-            signal = np.array(image.dataobj)
-            signal[(*cubes[0], 5)], signal[(*cubes[1], 0)] = np.nan, np.inf
-            nib.save(nib.Nifti1Image(signal, image.affine), raw.dwi)
-        out = tmp_path / name / "out"
-        mask = heads.write_mask(tmp_path / name / "masks/sub-01/dwi/sub-01_desc-brain_mask.nii.gz", raw.affine)
-        heads.describe(tmp_path / name / "masks", "derivative")
-        prepare_cohort("bids", tmp_path / name / "raw", out, scheme, 1000.0, voxel_size, derivatives=mask.parents[2])
-        (outcome,) = label_cohort(out)
-        assert outcome.failure is None
-        found[name] = {key: nib.load(out / path) for key, path in outcome.result.scan.entry.items() if key in FILES}
-        found[name]["notes"] = record(out)["Notes"]
-    affine = found["whole"]["white_matter"].affine
-    assert found["whole"]["notes"] == []
-    (note,) = found["holes"]["notes"]
-    assert re.fullmatch(r"\d+ voxels of the brain left out: their signal is not finite", note)
-    voxels = np.stack(np.meshgrid(*map(np.arange, found["whole"]["white_matter"].shape), indexing="ij"), axis=-1)
-    world = apply_affine(affine, voxels)
-    centres = [apply_affine(raw.affine, [(part.start + part.stop - 1) / 2 for part in cube]) for cube in cubes]
-    away = np.min([np.linalg.norm(world - centre, axis=-1) for centre in centres], axis=0)
-    near, far = away < 2.7, away > 10
-    for key in ("white_matter", "n_peaks"):
-        whole, holes = (np.asarray(found[name][key].dataobj) for name in ("whole", "holes"))
-        assert (whole[near] > 0).any()
-        assert (holes[near] == 0).all()
-        # the response of fibres is an average that changes a little
-        assert (whole == holes)[far & (whole > 0)].mean() > 0.99
-
-
-def test_a_scan_without_a_finite_voxel_is_left_out(cohort, heads):
-    path = cohort.parent / "raw/sub-01/dwi/sub-01_dwi.nii.gz"
-    image = nib.load(path)
-    signal = np.asarray(image.dataobj, dtype=np.float32)
-    # each volume has a signal, and no voxel has one in all of them
-    signal[:10, ..., 3], signal[10:, ..., 4] = np.nan, np.inf
-    nib.save(nib.Nifti1Image(signal, image.affine), path)
-    with pytest.raises(InputError, match=r"sub-01_dwi\.nii\.gz: found no voxel of the brain that is finite"):
-        load_shell(open_scan(path), read_volume(cohort / entries(cohort)["sub-01"]["mask"]), VOXEL_SIZE)
 
 
 def test_another_order_of_volumes_in_the_json_is_noticed(cohort, heads, tmp_path):
@@ -372,27 +209,3 @@ def test_labels_that_are_cut_off_leave_no_mixture_of_old_and_new(cohort, heads, 
     path.unlink()
     assert "found none" in failure_of(label_cohort(cohort, tmp_path / "truth"))
     assert set(entries(cohort)["sub-01"]) & set(FILES) == {"tissue"}
-
-
-def test_a_segmentation_of_all_sessions_without_its_t1_is_noted(heads, scheme, tmp_path, monkeypatch):
-    heads.describe(tmp_path / "raw", "raw")
-    stem = tmp_path / "raw/sub-01/ses-2"
-    heads.write_scan(stem / "dwi/sub-01_ses-2_dwi.nii.gz")
-    affine, shape = grid(4.0)
-    world = heads.world_grid(affine, shape)
-    t1 = write(stem / "anat/sub-01_ses-2_T1w.nii.gz", affine, 100 * heads.in_head(world))
-    write(tmp_path / "truth/sub-01/anat/sub-01_dseg.nii.gz", affine, np.full(shape, WHITE))
-    prepare_cohort("bids", tmp_path / "raw", tmp_path / "out", scheme, voxel_size=VOXEL_SIZE)
-    aligned = Alignment(np.eye(4), shift=0, turn=0, scaling=1, covered=1, dependence=1)
-    monkeypatch.setattr(tissue_sources, "register_t1", lambda *images: aligned)
-
-    def notes():
-        (outcome,) = label_cohort(tmp_path / "out", tmp_path / "truth")
-        assert outcome.failure is None
-        return outcome.result.measures["notes"]
-
-    assert notes() == [
-        "sub-01_dseg.nii.gz is one of all sessions without its T1 beside it: placed by this session's T1"
-    ]
-    shutil.copy(t1, tmp_path / "truth/sub-01/anat/sub-01_desc-preproc_T1w.nii.gz")
-    assert notes() == []
