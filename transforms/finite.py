@@ -1,4 +1,4 @@
-"""Refusal of images that hold NaN or infinity, before a network learns from them."""
+"""Images that hold NaN or infinity, which no network may learn from and no result may hold."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from transforms.errors import InputError
+
+
+def count_not_finite(image: torch.Tensor) -> int:
+    """Count the voxels of an image ``(C, X, Y, Z)`` that are not finite in a channel."""
+    return int((~torch.isfinite(image)).any(dim=0).sum())
 
 
 class RequireFinited(MapTransform):
@@ -30,7 +35,7 @@ class RequireFinited(MapTransform):
         """
         for key in self.key_iterator(data):
             image = data[key]
-            if broken := int((~torch.isfinite(torch.as_tensor(image))).any(dim=0).sum()):
+            if broken := count_not_finite(torch.as_tensor(image)):
                 name = image.meta.get("filename_or_obj", key) if hasattr(image, "meta") else key
                 raise InputError(f"{name}: found NaN or infinity in {broken} voxels, expected numbers.")
         return dict(data)

@@ -142,6 +142,19 @@ class Scan:
                 if index in places:
                     places[index][:] = volume
         self._finish()
+        return self.usable(b0, shell, digest.hexdigest() if checksum else None)
+
+    def usable(self, b0: np.ndarray, shell: np.ndarray, checksum: str | None = None) -> Signal:
+        """Check volumes that were read, and leave out those that cannot be used.
+
+        Args:
+            b0: all b0 volumes, shape ``(m, X, Y, Z)``.
+            shell: all volumes of the shell, shape ``(n, X, Y, Z)``.
+            checksum: of the voxels of all volumes, where it is known.
+
+        Raises:
+            InputError: what is left of the volumes shows no diffusion.
+        """
         try:
             use_b0, use_shell, notes = usable_volumes(b0, shell, self.b0, self.shell)
         except SignalError as error:
@@ -155,7 +168,7 @@ class Scan:
             shell=self._on_grid(shell if use_shell.all() else shell[use_shell]),
             gradients=gradients,
             notes=[*self._orientation_notes(), *notes],
-            checksum=digest.hexdigest() if checksum else None,
+            checksum=checksum,
         )
 
     def _orientation_notes(self) -> list[str]:

@@ -39,12 +39,12 @@ class SaveRestoration(SaveResult):
         scheme = np.asarray(data["gradients"])[:, :3]
         # directions first, because the network's grid has fewer voxels. The fit has no smoothing: the even scheme does
         # not need it, and it would take away most of a correction of single directions
-        signal = scan.read()
+        restored = scan.volumes(np.arange(len(scan.gradients)))
+        signal = scan.usable(restored[scan.b0], restored[scan.shell])
         back = sh_interpolation_matrix(scheme, signal.gradients[:, :3], smoothing=0.0)
         on_axes = apply_to_channels(change, back)
         change_on_grid = on_scan_grid(MetaTensor(on_axes, affine=data["image"].affine), scan).numpy()
 
-        restored = scan.volumes(np.arange(len(scan.gradients)))
         # volumes that the network was not given stay as they are
         shell = signal.shell_volumes
         restored[shell] += change_on_grid * signal.b0[0].numpy()
