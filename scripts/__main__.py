@@ -10,20 +10,23 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from scripts.errors import sentence
+from scripts.errors import explanation
 
 
 class Commands(TyperGroup):
-    """Commands that end the program with one sentence where a user's input cannot be used."""
+    """Commands that end the program with one sentence where something fails."""
 
     def invoke(self, ctx: typer.Context) -> Any:
         """Run the command that was asked for."""
         try:
             return super().invoke(ctx)
-        except Exception as error:
-            if found := sentence(error):
-                raise SystemExit(f"error: {found}") from error
+        except (typer.Exit, typer.Abort):
             raise
+        except Exception as error:
+            # a wrong option shows itself
+            if ctx.params.get("debug") or hasattr(error, "show"):
+                raise
+            raise SystemExit(explanation(error)) from error
 
 
 app = typer.Typer(
@@ -33,6 +36,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option(help="Show where an error comes from.")] = False) -> None:
+    """Options of all commands; they stand before the command."""
 
 
 class Layout(StrEnum):
@@ -174,6 +182,19 @@ def demo(
     from scripts.demo import run_demo
 
     run_demo(out, jobs)
+
+
+@app.command()
+def send(
+    output_dir: Annotated[Path, typer.Option(help="Output folder of a training whose MLflow did not answer.")],
+    tracking_uri: Annotated[str, typer.Option(help="Address of the MLflow that has its run.")] = "sqlite:///mlflow.db",
+) -> None:
+    """Send the metrics, the pictures and the end of a training that its MLflow did not get."""
+    from scripts.training.epoch_metrics import send_afterwards
+    from scripts.training.tracking_store import require_store
+
+    require_store(tracking_uri)
+    typer.echo(f"{output_dir}: {send_afterwards(output_dir, tracking_uri)} metrics sent")
 
 
 def _number(word: str) -> float:

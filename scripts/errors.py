@@ -1,7 +1,7 @@
-"""How a user's mistake leaves the program: one sentence and a non-zero exit, at the edge only.
+"""How an error leaves the program: one sentence and a non-zero exit, at the edge only.
 
-Library code raises :class:`transforms.errors.InputError`. Two edges turn it into a sentence: the command line
-(:mod:`scripts.__main__`) and, for ``python -m monai.bundle run``, the ``initialize`` of each config.
+Library code raises :class:`transforms.errors.InputError` for a user's mistake. Two edges turn errors into a sentence:
+the command line (:mod:`scripts.__main__`) and, for ``python -m monai.bundle run``, the ``initialize`` of each config.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def input_error(error: BaseException) -> InputError | None:
 
 def reason(error: BaseException) -> str:
     """Say in one line why something failed."""
-    return sentence(error) or f"{type(error).__name__}: {error}".splitlines()[0]
+    return sentence(error) or f"{type(error).__name__}: {error}".strip().splitlines()[0]
 
 
 def sentence(error: BaseException) -> str | None:
@@ -49,17 +49,28 @@ def sentence(error: BaseException) -> str | None:
     return None
 
 
-def explain_input_errors() -> None:
-    """Make the interpreter end with one sentence, and no traceback, where nothing catches an InputError.
+def explanation(error: BaseException) -> str:
+    """Sentence for a person on any error; one that is not of input names its type, and how to see more."""
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped"
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"error: {sentence(error) or f'{reason(error)} (--debug shows where it comes from)'}"
+
+
+def explain_errors(debug: bool = False) -> None:
+    """Make the interpreter end with one sentence, and no traceback, where nothing catches an error.
 
     Configs call it first of all. A program that runs a config itself still gets the exception, and may catch it.
+
+    Args:
+        debug: whether to show the traceback as well.
     """
-    previous = sys.excepthook
+    previous = sys.__excepthook__
 
     def explain(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        if found := sentence(error):
-            print(f"error: {found}", file=sys.stderr)
-        else:
+        if debug:
             previous(kind, error, traceback)
+        print(explanation(error), file=sys.stderr)
 
     sys.excepthook = explain

@@ -23,9 +23,25 @@ def whole_file(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{socket.gethostname()}.{os.getpid()}.partial.{path.name}")
     try:
         yield partial
+        _sync(partial)
         os.replace(partial, path)
+        _sync(path.parent)
+    except OSError as error:
+        # a disk that fills up while something is written does not say where
+        if error.errno and not error.filename:
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    # a machine that fails must not lose the old version and the new one
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sweep_partials(folder: Path) -> None:

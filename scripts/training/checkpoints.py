@@ -11,16 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from ignite.engine import Engine, Events
-from monai.handlers import CheckpointLoader
 from torch import nn
 
-from scripts.io.files import whole_file
+from scripts.io.files import sweep_partials, whole_file
 from scripts.training.finite import require_finite_weights
+from scripts.training.weights import read_checkpoint, transfer_weights
 from transforms.errors import InputError
 
 MAX_KEPT = 2
 """Number of checkpoints that a training keeps: if the machine fails while it writes one, the previous one is there."""
+
+LOCK = "training.lock"
+"""File in an output folder that the training in it holds locked; the system unlocks it where a process ends."""
+
+SAME = ("task", "cohort")
+"""Parameters of a training that a resumed one must share."""
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +107,16 @@ class BestModel:
         return {"best": self.best}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the best value of an earlier training."""
-        self.best = state["best"]
+        """Take over the best value of an earlier training: that of its file, which may be lost or newer than a state.
+
+        A file that is lost must not stay lost because no later validation is as good.
+        """
+        try:
+            self.best = float(read_checkpoint(self.path)["origin"][self.metric])
+        except (InputError, KeyError):
+            self.best = None
+            if state["best"] is not None:
+                logger.warning("%s is gone or damaged: the next validation counts as the best", self.path)
 
 
 def _checkpoints(folder: str | Path) -> list[Path]:
@@ -126,56 +141,148 @@ def latest_checkpoint(folder: str | Path) -> str:
     return str(found[-1])
 
 
+def read_latest_checkpoint(folder: str | Path) -> tuple[Path, dict[str, Any]]:
+    """Read the checkpoint of the last completed epoch; one that is damaged gives way to the one before.
+
+    Raises:
+        InputError: there is none that can be read.
+    """
+    damaged = latest_checkpoint(folder)
+    for path in reversed(_checkpoints(folder)):
+        try:
+            return path, read_checkpoint(path)
+        except InputError as error:
+            logger.warning("%s The training goes on from the checkpoint before.", error)
+            damaged = str(path)
+    raise InputError(f"{damaged}: found a damaged checkpoint and none before it, expected one to go on from.")
+
+
+def lock_folder(folder: str | Path) -> FileLock:
+    """Keep a folder for the trainings of this process, until the lock is released or the process ends.
+
+    Raises:
+        InputError: a training of another process is at work there.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(Path(folder) / LOCK, timeout=0, thread_local=False, is_singleton=True)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(f"{folder}: found a training at work there, expected an --output_dir of its own.") from None
+    return lock
+
+
+def require_folder(folder: str | Path, resume: bool) -> None:
+    """Refuse an output folder in which a training cannot begin, or a resumed one go on.
+
+    Raises:
+        InputError: another training is at work there, there is no checkpoint to resume from, or there is one and
+            ``resume`` is not set.
+    """
+    if (Path(folder) / LOCK).is_file():
+        lock_folder(folder).release()
+    found = _checkpoints(folder)
+    if resume:
+        latest_checkpoint(folder)
+    elif found:
+        raise InputError(
+            f"{found[-1]}: found the checkpoint of an earlier training, "
+            "expected an --output_dir without one, or resume.json to go on with it."
+        )
+
+
 class TrainingCheckpoint:
     """Handler of a trainer: save a checkpoint after each epoch, and resume from the latest one on request.
 
-    The handler adds the trainer itself to the checkpoint, because a config cannot name the trainer in the trainer's own
-    handlers. A resumed training has the learning rate of its config, not that of the checkpoint, so a user can lower
-    it.
+    A resumed training takes the epoch, and the state of its objects, from the checkpoint, and everything else from its
+    config: the batch size, and so the steps of an epoch, and the settings of the optimizer.
 
     Args:
         folder: folder of the checkpoints ``checkpoint_epoch=<n>.pt``; the last two stay there.
         objects: objects to save, with ``state_dict`` and ``load_state_dict``, by name.
         resume: whether to load the latest checkpoint of the folder before the first epoch.
-        map_location: device to load to.
+        origin: function called when saving; see :class:`BestModel`. A resumed training must have its task and cohort.
     """
 
     def __init__(
-        self, folder: str, objects: Mapping[str, Any], resume: bool = False, map_location: torch.device | None = None
+        self,
+        folder: str,
+        objects: Mapping[str, Any],
+        resume: bool = False,
+        origin: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
         self.folder = Path(folder)
-        self.objects = objects
+        self.objects = dict(objects)
         self.resume = resume
-        self.map_location = map_location
+        self.origin = origin
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer.
 
         Raises:
-            InputError: there is no checkpoint to resume from, or there is one and ``resume`` is not set.
+            InputError: see :func:`require_folder`; or the checkpoint is that of another training.
         """
-        objects = {**self.objects, "trainer": engine}
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save, objects)
+        lock = lock_folder(self.folder)
+        require_folder(self.folder, self.resume)
+        sweep_partials(self.folder)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+        engine.add_event_handler(Events.COMPLETED, lambda: lock.release(force=True))
         if self.resume:
-            latest = latest_checkpoint(self.folder)
-            optimizers = [thing for thing in objects.values() if isinstance(thing, torch.optim.Optimizer)]
-            rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-            CheckpointLoader(latest, objects, map_location=self.map_location).attach(engine)  # type: ignore[arg-type]
-            engine.add_event_handler(Events.STARTED, self._set_rates, optimizers, rates)
-        elif found := _checkpoints(self.folder):
-            raise InputError(
-                f"{found[-1]}: found the checkpoint of an earlier training, "
-                "expected an --output_dir without one, or resume.json to go on with it."
-            )
+            path, checkpoint = read_latest_checkpoint(self.folder)
+            self._require_same(path, checkpoint, engine.state.max_epochs)
+            engine.add_event_handler(Events.STARTED, self._load, path, checkpoint)
 
-    @staticmethod
-    def _set_rates(optimizers: list[torch.optim.Optimizer], rates: list[list[float]]) -> None:
-        for optimizer, its_rates in zip(optimizers, rates, strict=True):
-            for group, rate in zip(optimizer.param_groups, its_rates, strict=True):
-                group["lr"] = rate
+    def _require_same(self, path: Path, checkpoint: Mapping[str, Any], max_epochs: int | None) -> None:
+        origin = checkpoint.get("origin", {})
+        if missing := [name for name in (*self.objects, "epoch") if name not in {**checkpoint, **origin}]:
+            raise InputError(f"{path}: found no {missing[0]}, expected the checkpoint of an epoch of this training.")
+        found = origin.get("parameters", {})
+        for name in SAME if self.origin else ():
+            expected = self.origin()["parameters"].get(name) if self.origin else None
+            if found.get(name) != expected:
+                raise InputError(
+                    f"{path}: found a training with another {name} ({found.get(name)}), expected {expected}; "
+                    "a training goes on with what it began with."
+                )
+        if max_epochs is not None and origin["epoch"] > max_epochs:
+            raise InputError(f"{path}: found {origin['epoch']} epochs done, expected --max_epochs of at least as many.")
 
-    def _save(self, engine: Engine, objects: Mapping[str, Any]) -> None:
+    def _load(self, engine: Engine, path: Path, checkpoint: Mapping[str, Any]) -> None:
+        epoch, state = checkpoint["origin"]["epoch"], engine.state
+        for name, thing in self.objects.items():
+            try:
+                restore(thing, checkpoint[name], str(path))
+            except (KeyError, ValueError, RuntimeError) as error:
+                raise InputError(f"{path}: found another {name} ({error}), expected that of this config.") from None
+        engine.load_state_dict({"epoch": epoch, "epoch_length": state.epoch_length, "max_epochs": state.max_epochs})
+        if epoch == state.max_epochs:
+            logger.warning("nothing left to do: all %d epochs are in %s", epoch, path)
+        else:
+            logger.info("going on after epoch %d, from %s", epoch, path)
+
+    def _save(self, engine: Engine) -> None:
         path = self.folder / f"checkpoint_epoch={engine.state.epoch}.pt"
-        write_checkpoint(path, {name: value.state_dict() for name, value in objects.items()})
+        origin = {"epoch": engine.state.epoch, **(self.origin() if self.origin else {})}
+        states = {name: thing.state_dict() for name, thing in self.objects.items()}
+        write_checkpoint(path, {**states, "trainer": engine.state_dict(), "origin": origin})
         for old in _checkpoints(self.folder)[:-MAX_KEPT]:
             old.unlink()
+
+
+def restore(thing: Any, state: Mapping[str, Any], name: str) -> None:
+    """Restore what an object has learned, and leave what its config says of it.
+
+    Args:
+        thing: network, optimizer, or anything with ``load_state_dict``.
+        state: its ``state_dict`` in a checkpoint.
+        name: of the checkpoint, for messages.
+    """
+    if isinstance(thing, nn.Module):
+        transfer_weights(thing, state, name)
+    elif isinstance(thing, torch.optim.Optimizer):
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in thing.param_groups]
+        thing.load_state_dict(dict(state))
+        for group, own in zip(thing.param_groups, settings, strict=True):
+            group.update(own)
+    else:
+        thing.load_state_dict(state)

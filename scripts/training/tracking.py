@@ -3,50 +3,56 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 from matplotlib.figure import Figure
-from mlflow.entities import RunStatus
+from mlflow.entities import LifecycleStage, Metric, Run, RunStatus
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from monai.engines import Trainer
 from monai.handlers import MLFlowHandler
 
 from scripts.io.files import read_json, write_json, write_table
+from scripts.training.epoch_metrics import RUN_FILE, EpochMetrics, send
+from scripts.training.tracking_store import artifact_location, effective_uri, opening, without_password
 
 MAX_PARAMETER_LENGTH = 500
 """Largest length of a parameter's value in characters: MLflow refuses longer ones."""
 
 
-def _artifact_location(tracking_uri: str) -> str | None:
-    """Return the folder of pictures beside a local database, or None for a server, which has its own."""
-    scheme, _, path = tracking_uri.partition(":///")
-    return (Path(path).parent / "mlartifacts").absolute().as_uri() if scheme == "sqlite" else None
+PATHS = ("dataset_dir", "pretrained", "checkpoint")
+"""Parameters that are paths."""
+
+logger = logging.getLogger(__name__)
 
 
 class Tracker(MLFlowHandler):
     """MLflow tracking of a training with its validations, or of an evaluation alone.
 
     Attach the same tracker to the trainer and to the evaluator that validates it. A run that ends with an error is
-    marked as failed, and an interrupted run as killed.
+    marked as failed, and an interrupted run as killed. A server that does not answer does not end a training: its
+    metrics are in ``epochs.csv`` in any case, and are sent once the server answers again.
 
     Args:
         tracking_uri: address such as ``sqlite:///mlflow.db``; MLflow refuses its former file store.
         experiment_name: name that groups runs.
-        output_dir: folder that keeps the id of the run, so that a resumed training can continue the run.
+        output_dir: folder that keeps the id of the run, so that a resumed training can continue the run, and the
+            metrics of each epoch.
         run_name: name of the run; by default the experiment's name with the time and four random digits, which tell
             apart runs at the same time.
         parameters: parameters logged with the run.
         preparation: how the scans were prepared, kept with the weights; see ``scripts.cohort.datalist``.
         config: the whole config, overlays and overrides included; kept with the run as ``config.json``.
         resume: whether to continue the run whose id is in ``output_dir``.
+        log_paths: whether paths and names of scans go to the server: in parameters, the config and tables.
     """
-
-    RUN_FILE = "mlflow_run.json"
 
     def __init__(
         self,
@@ -58,24 +64,32 @@ class Tracker(MLFlowHandler):
         preparation: Mapping[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
         resume: bool = False,
+        log_paths: bool = True,
     ) -> None:
         unique = f"{experiment_name}_{time.strftime('%Y%m%d_%H%M%S')}_{secrets.token_hex(2)}"
-        super().__init__(
-            tracking_uri=tracking_uri,
-            experiment_name=experiment_name,
-            run_name=run_name or unique,
-            experiment_param={k: str(v)[:MAX_PARAMETER_LENGTH] for k, v in (parameters or {}).items()},
-            artifact_location=_artifact_location(tracking_uri),
-            iteration_log=False,
-            epoch_log=True,
-            close_on_complete=True,
-        )
-        self.run_file = Path(output_dir) / self.RUN_FILE
+        self.uri = effective_uri(tracking_uri)
         self.parameters = {key: str(value) for key, value in (parameters or {}).items()}
+        logged = {key: value for key, value in self.parameters.items() if log_paths or key not in PATHS}
+        with opening(self.uri):
+            super().__init__(
+                tracking_uri=tracking_uri,
+                experiment_name=experiment_name,
+                run_name=run_name or unique,
+                experiment_param={key: value[:MAX_PARAMETER_LENGTH] for key, value in logged.items()},
+                artifact_location=artifact_location(self.uri),
+                iteration_log=False,
+                epoch_log=True,
+                close_on_complete=True,
+            )
+        self.run_file = Path(output_dir) / RUN_FILE
+        self.epochs = EpochMetrics(Path(output_dir) / "epochs.csv", resume)
         self.preparation = dict(preparation or {})
         self.config = config
         self.resume = resume
+        self.log_paths = log_paths
         self.trains = False
+        self.behind = False
+        self.unsent: list[Metric] = []
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer, to its evaluator, or to an evaluator alone."""
@@ -93,15 +107,81 @@ class Tracker(MLFlowHandler):
 
     def start(self, engine: Engine) -> None:
         """Create the run, or continue an earlier one, and log its parameters."""
-        if self.resume and self.run_file.is_file():
-            self.cur_run = run = self.client.get_run(read_json(self.run_file)["run_id"])
-            self.client.update_run(self.run_id, status=RunStatus.to_string(RunStatus.RUNNING))
-            known = run.data.params
+        self._attempt(self._begin, engine)
+
+    def _begin(self, engine: Engine) -> None:
+        self._set_experiment()
+        experiment: Any = self.experiment
+        former = read_json(self.run_file)["run_id"] if self.resume and self.run_file.is_file() else None
+        continued: Any = self._continued(former) if former else None
+        self.cur_run = continued
+        if continued:
+            known = continued.data.params
             self.experiment_param = {k: v for k, v in (self.experiment_param or {}).items() if k not in known}
+            self.unsent = self.epochs.missing(self.client, self.run_id)
+        else:
+            # MONAI would take a run of this name that did not end well, or is at work, for its own
+            self.cur_run = self.client.create_run(experiment.experiment_id, run_name=self.run_name)
+            self.unsent = list(self.epochs.metrics.values())
         super().start(engine)
         write_json(self.run_file, {"run_id": self.run_id})
-        if self.config is not None:
-            self.client.log_text(self.run_id, json.dumps(self.config, indent=2, default=str), "config.json")
+        if self.config is not None and self.log_paths:
+            text = json.dumps(self.config, indent=2, default=str)
+            text = text.replace(json.dumps(self.uri)[1:-1], without_password(self.uri))
+            self.client.log_text(self.run_id, text, "config.json")
+
+    def _set_experiment(self) -> None:
+        """Find or make the experiment; one that was deleted comes back, because its name stays taken."""
+        found = self.client.get_experiment_by_name(self.experiment_name)
+        if found and found.lifecycle_stage != LifecycleStage.ACTIVE:
+            logger.warning("experiment %s was deleted in MLflow: it is restored", self.experiment_name)
+            self.client.restore_experiment(found.experiment_id)
+        super()._set_experiment()
+
+    def _continued(self, run_id: str) -> Run | None:
+        """Return an earlier run, at work again; None where it is gone, which the new one says."""
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+                raise
+            run = None
+        if run is None or run.info.lifecycle_stage != LifecycleStage.ACTIVE:
+            logger.warning("run %s is gone from MLflow: a new one goes on, and names it", run_id)
+            self.experiment_param = {**(self.experiment_param or {}), "resumed_from": run_id}
+            return None
+        self.client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+        return run
+
+    def epoch_completed(self, engine: Engine) -> None:
+        """Note the metrics of an epoch, and send them with what could not be sent before."""
+        self.unsent += self.epochs.add(engine.state.metrics, engine.state.epoch)
+        if self._attempt(self._send, engine) and self.behind:
+            logger.warning("MLflow answers again: it has all metrics")
+            self.behind = False
+
+    def _send(self, engine: Engine) -> None:
+        if self.cur_run is None:
+            self._begin(engine)
+        send(self.client, self.run_id, self.unsent)
+        self.unsent = []
+
+    def _attempt(self, action: Callable[..., object], *arguments: Any) -> bool:
+        """Do something with the server; return whether it answered. Whatever it raises must not end a training."""
+        try:
+            action(*arguments)
+        except Exception as error:
+            if not self.behind:
+                logger.warning(
+                    "MLflow at %s does not answer (%s): the training goes on, its metrics are in %s, and "
+                    "'python -m scripts send' sends them later",
+                    without_password(self.uri),
+                    type(error).__name__,
+                    self.epochs.path,
+                )
+            self.behind = True
+            return False
+        return True
 
     @property
     def run_id(self) -> str:
@@ -111,14 +191,15 @@ class Tracker(MLFlowHandler):
         return str(self.cur_run.info.run_id)
 
     def log_figure(self, figure: Figure, name: str) -> None:
-        """Keep a picture with the run, if there is one."""
-        if self.cur_run:
-            self.client.log_figure(self.run_id, figure, name)
+        """Keep a picture with the run, if there is one and its server answers."""
+        if self.cur_run and not self.behind:
+            self._attempt(self.client.log_figure, self.run_id, figure, name)
 
     def log_table(self, table: Mapping[str, Sequence[Any]], name: str) -> None:
-        """Keep a table with the run, if there is one; columns by name, as MLflow shows them."""
-        if self.cur_run:
-            self.client.log_table(self.run_id, {key: list(column) for key, column in table.items()}, name)
+        """Keep a table with the run, if there is one and its server answers; columns by name, as MLflow shows them."""
+        if self.cur_run and not self.behind and self.log_paths:
+            columns = {key: list(column) for key, column in table.items()}
+            self._attempt(self.client.log_table, self.run_id, columns, name)
 
     def origin(self) -> dict[str, Any]:
         """Describe the origin of weights that are saved now."""
@@ -127,6 +208,19 @@ class Tracker(MLFlowHandler):
             "parameters": dict(self.parameters),
             "preparation": dict(self.preparation),
         }
+
+    def close(self) -> None:
+        """End the run well."""
+        self._end(RunStatus.FINISHED)
+        self._dispose_sqlite_store()
+
+    def _end(self, status: int) -> None:
+        if self.cur_run is None:
+            return
+        name = RunStatus.to_string(status)
+        if not self._attempt(self.client.set_terminated, self.run_id, name):
+            write_json(self.run_file, {"run_id": self.run_id, "status": name})
+        self.cur_run = None
 
     def _start_alone(self, engine: Engine) -> None:
         if not self.trains:
@@ -137,10 +231,7 @@ class Tracker(MLFlowHandler):
             self.close()
 
     def _fail(self, engine: Engine, error: BaseException) -> None:
-        if self.cur_run:
-            status = RunStatus.KILLED if isinstance(error, KeyboardInterrupt) else RunStatus.FAILED
-            self.client.set_terminated(self.run_id, RunStatus.to_string(status))
-            self.cur_run = None
+        self._end(RunStatus.KILLED if isinstance(error, KeyboardInterrupt) else RunStatus.FAILED)
         # ignite leaves it to the handlers of this event to raise the error again
         raise error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -41,7 +42,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: no such file, expected a checkpoint.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError):
+        # torch does not compare the checksums that it writes
+        if zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip():
+            raise zipfile.BadZipFile
+    except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
         raise InputError(f"{path}: found no checkpoint of tensors and plain values, expected one.") from None
     if isinstance(checkpoint, Mapping) and "network" not in checkpoint:
         checkpoint = {"network": checkpoint}
@@ -113,24 +117,83 @@ def transfer_weights(
         raise InputError(f"{name}: {len(copied)} tensors were transferred, expected {len(expected)}.")
 
 
-def initialise(network: nn.Module, pretrained: str | None, wanted: Sequence[str]) -> nn.Module:
+def require_origin(
+    checkpoint: Mapping[str, Any], name: str, preparation: Mapping[str, Any] | None = None, task: str | None = None
+) -> None:
+    """Refuse a checkpoint that does not say what it is, or is of another task or of scans prepared in another way.
+
+    Networks for tissue and for crossings have the same tensors, so only the origin tells them apart.
+
+    Args:
+        checkpoint: as :func:`read_checkpoint` returns it.
+        name: of the checkpoint, for messages.
+        preparation: see :func:`load_network`.
+        task: see :func:`load_network`.
+
+    Raises:
+        InputError: says what was found and what was expected.
+    """
+    origin = checkpoint.get("origin", {})
+    trained_for, trained_on = origin.get("parameters", {}).get("task"), origin.get("preparation", {})
+    if missing := [key for key in ("bvalue", "voxel_size", "scheme") if key not in trained_on]:
+        raise InputError(f"{name}: found weights that do not say their {missing[0]}, expected those of a training.")
+    if trained_for is None:
+        raise InputError(f"{name}: found weights that do not say their task, expected those of a training.")
+    if task is not None and trained_for != task:
+        raise InputError(f"{name}: found a network for {trained_for}, expected one for {task}.")
+    if preparation is not None:
+        _require_preparation(name, trained_on, {"smoothing": SMOOTHING, "version": code_version(), **preparation})
+
+
+def _require_preparation(name: str, trained_on: Mapping[str, Any], preparation: Mapping[str, Any]) -> None:
+    if (version := trained_on.get("version", "unknown")) != preparation["version"]:
+        logger.warning(
+            "%s: trained on scans prepared by version %s, these are by version %s; CHANGELOG.md says what differs",
+            *(name, version, preparation["version"]),
+        )
+    for key in ("bvalue", "voxel_size", "smoothing"):
+        # earlier versions did not state the smoothing
+        if None not in (trained_on.get(key), preparation[key]) and trained_on[key] != preparation[key]:
+            remedy = "train it again" if key == "smoothing" else f"prepare the scans with {key} {trained_on[key]:g}"
+            raise InputError(
+                f"{name}: found a network trained at {key} {trained_on[key]:g}, "
+                f"expected {preparation[key]:g}; {remedy}."
+            )
+    found, expected = np.array(trained_on["scheme"]), np.array(preparation["scheme"])
+    if found.shape != expected.shape or not np.allclose(found, expected, atol=SCHEME_TOLERANCE):
+        raise InputError(
+            f"{name}: found a network trained on another scheme of {len(found)} directions, "
+            "expected that of the scans; prepare them with --scheme scheme.bvec of its cohort."
+        )
+
+
+def initialise(
+    network: nn.Module,
+    pretrained: str | None,
+    wanted: Sequence[str],
+    preparation: Mapping[str, Any] | None = None,
+) -> nn.Module:
     """Give a network its first weights: some of a pretrained network, the others its own random ones.
 
     Args:
         network: network that receives the weights.
         pretrained: checkpoint of a network of the same layers, or None.
         wanted: names of the tensors to take over, as :func:`transferred` gives them.
+        preparation: see :func:`load_network`.
 
     Returns:
         the network.
 
     Raises:
-        InputError: the checkpoint does not hold exactly the expected tensors.
+        InputError: the checkpoint does not hold exactly the expected tensors, does not say where they come from, or its
+            training had scans that were prepared in another way.
     """
     if pretrained is None:
         logger.info("initialisation: random")
         return network
-    transfer_weights(network, read_checkpoint(pretrained)["network"], str(pretrained), wanted)
+    content = read_checkpoint(pretrained)
+    require_origin(content, str(pretrained), preparation)
+    transfer_weights(network, content["network"], str(pretrained), wanted)
     total = len(network.state_dict())
     logger.info("initialisation: %d of %d tensors from %s, the others random", len(wanted), total, pretrained)
     return network
@@ -190,38 +253,10 @@ def load_network(
         the network.
 
     Raises:
-        InputError: the checkpoint does not hold exactly the network's tensors, or its training had another task or
-            scans that were prepared in another way.
+        InputError: the checkpoint does not hold exactly the network's tensors, does not say where they come from, or
+            its training had another task or scans that were prepared in another way.
     """
     content = read_checkpoint(checkpoint)
-    origin = content.get("origin", {})
-    trained_for = origin.get("parameters", {}).get("task", task)
-    # networks for segmentation and crossings have tensors of the same shapes: only the task tells them apart
-    if task is not None and trained_for != task:
-        raise InputError(f"{checkpoint}: found a network for {trained_for}, expected one for {task}.")
-    trained_on = origin.get("preparation")
-    if preparation is not None and trained_on:
-        preparation = {"smoothing": SMOOTHING, "version": code_version(), **preparation}
-        if (version := trained_on.get("version", "unknown")) != preparation["version"]:
-            logger.warning(
-                "%s: trained on scans prepared by version %s, these are by version %s; CHANGELOG.md says what differs",
-                *(checkpoint, version, preparation["version"]),
-            )
-        for name in ("bvalue", "voxel_size", "smoothing"):
-            # earlier versions did not state the smoothing
-            if None not in (trained_on.get(name), preparation[name]) and trained_on[name] != preparation[name]:
-                remedy = (
-                    "train it again" if name == "smoothing" else f"prepare the scans with {name} {trained_on[name]:g}"
-                )
-                raise InputError(
-                    f"{checkpoint}: found a network trained at {name} {trained_on[name]:g}, "
-                    f"expected {preparation[name]:g}; {remedy}."
-                )
-        found, expected = np.array(trained_on["scheme"]), np.array(preparation["scheme"])
-        if found.shape != expected.shape or not np.allclose(found, expected, atol=SCHEME_TOLERANCE):
-            raise InputError(
-                f"{checkpoint}: found a network trained on another scheme of {len(found)} directions, "
-                "expected that of the scans; prepare them with --scheme scheme.bvec of its cohort."
-            )
+    require_origin(content, str(checkpoint), preparation, task)
     transfer_weights(network, content["network"], str(checkpoint))
     return network

@@ -12,8 +12,9 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
 
+from scripts import config_checks
 from scripts.errors import input_error
-from scripts.training import checks
+from transforms.diffusion.scheme import default_scheme
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "bundle" / "configs"
@@ -131,7 +132,9 @@ def test_a_training_has_all_properties_that_monai_asks_for(names, tiny_cohort, t
 def test_an_inference_has_all_properties_that_monai_asks_for(name, tiny_scan, tmp_path):
     checkpoint = tmp_path / "model.pt"
     network = ConfigParser(load(name)).get_parsed_content("network_def")
-    torch.save({"network": network.state_dict()}, checkpoint)
+    preparation = {"bvalue": 1000, "voxel_size": 2.4, "scheme": default_scheme().tolist()}
+    origin = {"parameters": {"task": name.removeprefix("inference_")}, "preparation": preparation}
+    torch.save({"network": network.state_dict(), "origin": origin}, checkpoint)
     workflow = ConfigWorkflow(
         config_file=files([name]),
         workflow_type="infer",
@@ -165,7 +168,7 @@ def test_tasks_set_the_same_ids_and_fine_tuning_has_none_of_them():
     """A task is an overlay: what one sets and another leaves out would stay as it was in the file before."""
     finetune, overlays = load("finetune"), {task: load(task) for task in TASKS}
     assert finetune["task"] is None
-    assert sorted(overlays) == sorted(checks.TASKS)
+    assert sorted(overlays) == sorted(config_checks.TASKS)
     shared = overlays["segmentation"].keys()
     assert finetune.keys() & shared == {"task"}
     for task, overlay in overlays.items():

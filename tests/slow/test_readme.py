@@ -44,9 +44,9 @@ def test_every_command_runs_in_a_fresh_copy(demo, clone, environment):
     for result in (
         "runs/pretrain/checkpoint_epoch=2.pt",
         "runs/autoencoder/model.pt",
-        "runs/finetune/model.pt",
-        "runs/finetune/evaluation/metrics.csv",
-        "runs/finetune/evaluation/baselines.csv",
+        "runs/segmentation/model.pt",
+        "runs/segmentation/evaluation/metrics.csv",
+        "runs/segmentation/evaluation/baselines.csv",
         "results/dataset_description.json",
         "results/sub-01_desc-tissue_dseg.nii.gz",
         "results/sub-01_desc-peak_dwi.nii.gz",

@@ -1,5 +1,6 @@
 """Files appear whole or not at all, and hold what was written."""
 
+import errno
 import hashlib
 import json
 import os
@@ -35,6 +36,24 @@ def test_an_interrupted_first_write_leaves_nothing(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         _interrupted(tmp_path / "new" / "data.txt", OSError("disk full"))
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    """A machine that fails after the rename and before the disk has the content would have neither version."""
+    steps, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(
+        os, "fsync", lambda number: (steps.append(os.readlink(f"/proc/self/fd/{number}")), fsync(number))
+    )
+    monkeypatch.setattr(os, "replace", lambda *paths: (steps.append("rename"), replace(*paths)))
+    with whole_file(tmp_path / "data.txt") as partial:
+        partial.write_text("new")
+    assert steps == [str(partial), "rename", str(tmp_path)]
+
+
+def test_a_disk_that_fills_up_is_named(tmp_path):
+    with pytest.raises(OSError, match="No space") as raised:
+        _interrupted(tmp_path / "data.txt", OSError(errno.ENOSPC, "No space left on device"))
+    assert raised.value.filename == str(tmp_path / "data.txt")
 
 
 def test_a_finished_write_replaces_the_old_file(tmp_path):

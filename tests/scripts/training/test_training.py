@@ -322,7 +322,7 @@ def test_a_checkpoint_holds_what_a_training_goes_on_from_and_two_are_kept(traini
     assert kept == ["checkpoint_epoch=3.pt", "checkpoint_epoch=4.pt", "model.pt"]
     assert {path.name for path in (folder / "broken").glob("*.pt")} >= set(kept)
     checkpoint = read_checkpoint(folder / "straight" / "checkpoint_epoch=4.pt")
-    assert checkpoint.keys() == {"network", "optimizer", "best_model", "trainer"}
+    assert checkpoint.keys() == {"network", "optimizer", "best_model", "trainer", "origin"}
     pictures = sorted(path.name for path in (folder / "straight" / "pictures").iterdir())
     assert pictures == [f"epoch_{epoch:04d}.png" for epoch in (1, 2, 3, 4)]
 

@@ -27,6 +27,9 @@ from transforms.errors import InputError
 CONFIGS = Path(__file__).parents[3] / "bundle" / "configs"
 
 
+PREPARATION = {"bvalue": 1000.0, "voxel_size": 2.4, "scheme": default_scheme().tolist()}
+
+
 def build(names: Sequence[str], seed: int) -> torch.nn.Module:
     """Network of some configs with random weights."""
     torch.manual_seed(seed)
@@ -56,7 +59,11 @@ def finetuned() -> torch.nn.Module:
 @pytest.fixture
 def checkpoint(pretrained, tmp_path) -> Path:
     path = tmp_path / "model.pt"
-    origin = {"mlflow_run": "abc", "parameters": {"pretext": "autoencoder"}}
+    origin = {
+        "mlflow_run": "abc",
+        "parameters": {"pretext": "autoencoder", "task": "restoration"},
+        "preparation": PREPARATION,
+    }
     torch.save({"network": pretrained.state_dict(), "origin": origin}, path)
     return path
 
@@ -167,7 +174,7 @@ def test_a_trained_network_is_loaded_as_a_whole_or_not_at_all(pretrained, finetu
         load_network(finetuned, str(checkpoint))
     assert same(tensors(finetuned), before)
     partial = {key: value for key, value in pretrained.state_dict().items() if "output_block" not in key}
-    torch.save(partial, tmp_path / "partial.pt")
+    torch.save({**read_checkpoint(checkpoint), "network": partial}, tmp_path / "partial.pt")
     before = tensors(other)
     with pytest.raises(InputError, match="none named output_block"):
         load_network(other, str(tmp_path / "partial.pt"))
@@ -238,19 +245,26 @@ def test_the_origin_names_the_pretext_and_the_run(checkpoint, tmp_path):
     assert describe_origin(str(tmp_path / "bare.pt")) == {"initialisation": "pretrained", "run": ""}
 
 
-def test_a_network_is_not_applied_to_scans_prepared_in_another_way(pretrained, tmp_path):
+USES = {
+    "loaded": load_network,
+    "taken over": lambda network, path, preparation: initialise(network, path, transferred(network, path), preparation),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_a_network_is_not_applied_to_scans_prepared_in_another_way(use, pretrained, tmp_path):
     path = tmp_path / "model.pt"
-    origin = {"preparation": {"bvalue": 1000.0, "voxel_size": 2.4, "scheme": default_scheme().tolist()}}
+    origin = {"preparation": PREPARATION, "parameters": {"task": "restoration"}}
     torch.save({"network": pretrained.state_dict(), "origin": origin}, path)
     same = {"bvalue": 1000, "voxel_size": 2.4, "scheme": default_scheme()}
-    load_network(pretrained, str(path), same)
-    load_network(pretrained, str(path), {**same, "scheme": default_scheme().tolist()})
+    use(pretrained, str(path), same)
+    use(pretrained, str(path), {**same, "scheme": default_scheme().tolist()})
     with pytest.raises(InputError, match=r"at voxel_size 2\.4, expected 3; prepare the scans with voxel_size 2\.4"):
-        load_network(pretrained, str(path), {**same, "voxel_size": 3})
+        use(pretrained, str(path), {**same, "voxel_size": 3})
     with pytest.raises(InputError, match="trained at bvalue 1000, expected 2000"):
-        load_network(pretrained, str(path), {**same, "bvalue": 2000})
+        use(pretrained, str(path), {**same, "bvalue": 2000})
     with pytest.raises(InputError, match="another scheme of 64 directions"):
-        load_network(pretrained, str(path), {**same, "scheme": np.roll(default_scheme(), 1, axis=1)})
+        use(pretrained, str(path), {**same, "scheme": np.roll(default_scheme(), 1, axis=1)})
 
 
 def test_another_smoothing_is_refused_and_another_version_said(pretrained, tmp_path, caplog):
@@ -261,7 +275,8 @@ def test_another_smoothing_is_refused_and_another_version_said(pretrained, tmp_p
         return [record.message for record in caplog.records if record.levelno >= logging.WARNING]
 
     def trained_on(**preparation):
-        torch.save({"network": pretrained.state_dict(), "origin": {"preparation": {**same, **preparation}}}, path)
+        origin = {"preparation": {**same, **preparation}, "parameters": {"task": "restoration"}}
+        torch.save({"network": pretrained.state_dict(), "origin": origin}, path)
 
     # inference states neither: its scans are prepared by this code
     trained_on(smoothing=0.002, version=code_version())
@@ -283,11 +298,24 @@ def test_another_smoothing_is_refused_and_another_version_said(pretrained, tmp_p
 def test_a_network_is_not_applied_to_another_task(pretrained, tmp_path):
     """Networks for tissue and for the number of crossings have the same tensors."""
     path = tmp_path / "model.pt"
-    torch.save({"network": pretrained.state_dict(), "origin": {"parameters": {"task": "crossings"}}}, path)
+    origin = {"preparation": PREPARATION, "parameters": {"task": "crossings"}}
+    torch.save({"network": pretrained.state_dict(), "origin": origin}, path)
     load_network(pretrained, str(path), task="crossings")
     with pytest.raises(InputError, match=r"model\.pt: found a network for crossings, expected one for segmentation\."):
         load_network(pretrained, str(path), task="segmentation")
     with pytest.raises(InputError, match="found a network for crossings"):
         load_networks(pretrained, [str(path), str(path)], task="segmentation")
-    torch.save({"network": pretrained.state_dict()}, path)
-    load_network(pretrained, str(path), task="segmentation")
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+@pytest.mark.parametrize("missing", ["origin", "task", "bvalue", "voxel_size", "scheme"])
+def test_weights_that_do_not_say_what_they_are_are_refused(use, missing, pretrained, tmp_path):
+    path = tmp_path / "model.pt"
+    parts = {key: value for key, value in PREPARATION.items() if key != missing}
+    origin = {"preparation": parts, "parameters": {} if missing == "task" else {"task": "restoration"}}
+    torch.save({"network": pretrained.state_dict(), **({} if missing == "origin" else {"origin": origin})}, path)
+    said = "bvalue" if missing == "origin" else missing
+    with pytest.raises(
+        InputError, match=rf"model\.pt: found weights that do not say their {said}, expected those of a"
+    ):
+        use(pretrained, str(path), None)

@@ -1,0 +1,226 @@
+"""One check of a config before any work: what runs, its ids, and their values.
+
+Each self-contained config calls :func:`check_config` in its ``initialize``. A new value gets its kind in ``VALUES``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from scripts.parsed_config import caller
+from scripts.training.checkpoints import require_folder
+from scripts.training.schedule import DECAYS
+from scripts.training.tracking_store import require_store
+from transforms.artifacts import PRESETS
+from transforms.errors import InputError
+from transforms.targets import CHANNELS
+
+TASKS = ("segmentation", "crossings", "direction")
+"""Tasks of a fine-tuning; each has a config overlay of its name."""
+
+RUNS = ("run", "training", "evaluating", "inference")
+"""Ids that a person runs."""
+
+UNREFERRED = {
+    *RUNS,
+    *("_meta_", "imports", "initialize", "finalize", "bundle_root", "dataset_dir"),
+    *("train", "train::trainer", "validate", "initialised", "metric_classes"),
+}
+"""Ids that nothing in a config may refer to: MONAI reads them, or an evaluation does."""
+
+OF_PAPER = {"encoding", "direction_losses", "preset", "gain"}
+"""Ids that ``paper.json`` sets or replaces for trainings of all kinds, and that one kind has no use for."""
+
+SECTIONS = ("train", "validate")
+"""Ids that only hold other ids."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a value must be."""
+
+    expected: str
+    fits: Callable[[Any], bool]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _whole(least: int) -> Kind:
+    return Kind(f"a whole number of at least {least}", lambda v: _is_number(v) and isinstance(v, int) and v >= least)
+
+
+def _one_of(*names: str | None) -> Kind:
+    return Kind(f"one of {', '.join(map(str, filter(None, names)))}", lambda value: value in names)
+
+
+COUNT, INDEX = _whole(1), _whole(0)
+POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and value > 0)
+NOT_NEGATIVE = Kind("a number of at least 0", lambda value: _is_number(value) and value >= 0)
+FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+TEXT = Kind("a text", _is_text)
+NAME = Kind("a text", lambda value: value is None or _is_text(value))
+PATH = Kind("one path", lambda value: value is None or _is_text(value))
+PLACE = Kind("one path", _is_text)
+FOLDER = Kind("one path", lambda value: isinstance(value, str))
+PATHS = Kind(
+    "paths", lambda value: value is None or _is_text(value) or (isinstance(value, list) and all(map(_is_text, value)))
+)
+
+VALUES: dict[str, Kind] = {
+    "task": _one_of(*TASKS, "restoration"),
+    **dict.fromkeys(("output_dir", "evaluation_dir", "checkpoint"), PLACE),
+    # that of an inference is the folder of the scan, which may be the working directory
+    "dataset_dir": FOLDER,
+    **dict.fromkeys(("pretrained", "dwi", "bval", "bvec", "brain_mask", "scheme"), PATH),
+    "ensemble": PATHS,
+    **dict.fromkeys(("tracking_uri", "experiment_name"), TEXT),
+    "run_name": NAME,
+    **dict.fromkeys(("max_epochs", "val_interval", "batch_size", "draws"), COUNT),
+    "train_size": Kind(f"{COUNT.expected}, or nothing", lambda value: value is None or COUNT.fits(value)),
+    **dict.fromkeys(("num_workers", "loader_workers", "seed", "validation_seed"), INDEX),
+    **dict.fromkeys(("learning_rate", "bvalue", "voxel_size"), POSITIVE),
+    **dict.fromkeys(("b0_max", "warmup_epochs", "new_epochs", "transferred_rate"), NOT_NEGATIVE),
+    "decay": _one_of(*DECAYS),
+    **dict.fromkeys(("resume", "log_paths", "debug"), FLAG),
+    "encoding": _one_of(*CHANNELS),
+    "preset": _one_of(None, *PRESETS),
+}
+"""Kind of each value that a person sets, by its id; in this order they are checked."""
+
+
+def check_config() -> None:
+    """Refuse a config that would do nothing, do it to the wrong place, or end in the middle.
+
+    Raises:
+        InputError: one sentence with the id, what was found and what was expected.
+    """
+    parser, workflow = caller(ConfigParser), caller(ConfigWorkflow)
+    if parser is None:
+        raise RuntimeError("check_config is called by a config")
+    config = parser.get()
+    run = "" if workflow is None else str(workflow.run_id)
+    if workflow is not None:
+        _check_run(run, config)
+    _check_ids(config)
+    _take_typed_paths_as_text(parser)
+    values = _check_values(parser)
+    for name in ("device", "cache_device"):
+        if name in config:
+            _check_device(name, parser.get_parsed_content(name))
+    _check_place(Path(values.get("evaluation_dir") or values["output_dir"]))
+    engines = re.findall("@(train::trainer|validate::evaluator)", json.dumps(config.get(run), default=str))
+    if engines:
+        require_store(values["tracking_uri"])
+    if "train::trainer" in engines:
+        require_folder(values["output_dir"], values["resume"])
+
+
+def _nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:
+    found = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {found[0]}?" if found else "."
+
+
+def _check_run(run: str, config: Mapping[str, Any]) -> None:
+    there = [name for name in RUNS if isinstance(config.get(name), list)]
+    if run not in there:
+        raise InputError(f"run {run}: expected one of {', '.join(there)} with these configs{_nearest(run, there)}")
+
+
+def _check_ids(config: Mapping[str, Any]) -> None:
+    """Refuse an id that nothing refers to: it would be ignored."""
+    used = UNREFERRED | (OF_PAPER if "paper_losses" in config else set())
+    for reference in re.findall(r"@([A-Za-z_][\w:#]*)", json.dumps(config, default=str)):
+        words = reference.replace("#", "::").split("::")
+        used |= {"::".join(words[:count]) for count in range(1, len(words) + 1)}
+    nested = [f"{section}::{name}" for section in SECTIONS for name in config.get(section) or ()]
+    for name in [*config, *nested]:
+        if name not in used:
+            known = sorted(used & {*config, *nested})
+            raise InputError(f"--{name}: found an id that nothing in these configs uses{_nearest(name, known)}")
+
+
+def _take_typed_paths_as_text(parser: ConfigParser) -> None:
+    """Take a path of the command line that begins with ``$`` or ``@`` as it is, and not as code or a reference."""
+    typed = {word.partition("=")[2] if word.startswith("--") else word for word in sys.argv[1:]}
+    paths = [name for name, kind in VALUES.items() if kind in (PLACE, FOLDER, PATH) and name in parser.get()]
+    codes = [name for name in paths if str(parser[name]).startswith(("$", "@")) and parser[name] in typed]
+    for name in codes:
+        # such a path is relative, so this is the same one
+        parser[name] = os.path.join(".", parser[name])
+    if codes:
+        parser.parse(reset=True)
+
+
+def _check_values(parser: ConfigParser) -> dict[str, Any]:
+    """Check each value that a person may set, and return them; what a component makes is left to it."""
+    values = {}
+    for name, kind in VALUES.items():
+        if name not in parser.get() or isinstance(parser[name], Mapping):
+            continue
+        value = values[name] = parser.get_parsed_content(name)
+        if kind.fits(value):
+            continue
+        if name == "task" and value is None:
+            overlays = ", ".join(f"{task}.json" for task in TASKS)
+            raise InputError(f"--config_file: found finetune.json without a task, expected one of {overlays} after it.")
+        hint = ""
+        if isinstance(value, str) and _reads_as_number(value):
+            hint = "; in YAML, write 1.0e-4 and not 1e-4"
+        elif _is_number(value) and kind in (TEXT, NAME, PATH, PLACE, FOLDER):
+            hint = f"; double quotes make a text of it: \"'{value}'\""
+        raise InputError(f"--{name}: found {value!r}, expected {kind.expected}{hint}.")
+    return values
+
+
+def _reads_as_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _check_device(name: str, device: Any) -> None:
+    try:
+        torch.ones(1, device=device).cpu()
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        why = str(error).splitlines()[0]
+        raise InputError(
+            f"--{name}: found {str(device)!r}, which cannot be used ({why}), expected cpu, or cuda where there is one."
+        ) from None
+
+
+def _check_place(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written to; nothing is left there."""
+    nearest = folder.absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise InputError(f"{folder}: found a file at {nearest}, expected a folder for the output.")
+    try:
+        with tempfile.TemporaryFile(dir=nearest) as file:
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise InputError(
+            f"{folder}: found that {nearest} cannot be written to ({error.strerror}), expected a folder for the output."
+        ) from None

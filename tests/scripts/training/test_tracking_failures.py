@@ -1,0 +1,274 @@
+"""Tracking never decides over training: servers that are down, runs that are gone, databases made twice at once."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ignite.engine import Engine, Events
+from mlflow import MlflowClient
+
+from scripts.engines import run
+from scripts.io.files import read_json
+from scripts.training.epoch_metrics import send_afterwards
+from scripts.training.tracking import Tracker
+from scripts.training.tracking_store import require_store, without_password
+from transforms.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def track(mlflow_store, tmp_path, request):
+    def make(folder="out", uri=mlflow_store, **options):
+        options = {"parameters": {"task": "restoration", "dataset_dir": "/data/secret", "seed": 0}, **options}
+        return Tracker(uri, request.node.name, str(tmp_path / folder), **options)
+
+    return make
+
+
+@pytest.fixture
+def runs(mlflow_store, request):
+    client = MlflowClient(mlflow_store)
+
+    def find():
+        experiment = client.get_experiment_by_name(request.node.name)
+        return client.search_runs([experiment.experiment_id])
+
+    return find
+
+
+def train(tracker, epochs, during=None, before=0):
+    """Train nothing; the loss of an epoch is its number."""
+    trainer = Engine(lambda *_: None)
+    trainer.state.epoch_length, trainer.state.max_epochs = 1, epochs
+    if during:
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, during)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda e: e.state.metrics.update(loss=0.1 * e.state.epoch))
+    trainer.state.epoch = trainer.state.iteration = before
+    for event, act in ((Events.STARTED, tracker.start), (Events.EPOCH_COMPLETED, tracker.epoch_completed)):
+        trainer.add_event_handler(event, act)
+    trainer.add_event_handler(Events.COMPLETED, tracker.close)
+    trainer.add_event_handler(Events.EXCEPTION_RAISED, tracker._fail)
+    trainer.run([0], max_epochs=epochs)
+
+
+def losses(client, run_id):
+    return {point.step: point.value for point in client.get_metric_history(run_id, "loss")}
+
+
+EXPECTED = {epoch: 0.1 * epoch for epoch in (1, 2, 3, 4)}
+
+
+def breaks(tracker, monkeypatch, epochs):
+    """Let the server of a tracker be away in some epochs."""
+
+    def switch(engine):
+        for name in ("log_batch", "set_terminated", "log_figure"):
+            if engine.state.epoch in epochs:
+                monkeypatch.setattr(tracker.client, name, _away)
+            else:
+                monkeypatch.undo()
+
+    return switch
+
+
+def _away(*_, **__):
+    raise ConnectionError("refused, said user:secret@host")
+
+
+def test_a_server_that_is_away_for_a_time_gets_all_metrics_when_it_is_back(track, runs, monkeypatch, caplog, tmp_path):
+    tracker = track()
+    train(tracker, 4, breaks(tracker, monkeypatch, {2, 3}))
+    (found,) = runs()
+    assert found.info.status == "FINISHED"
+    assert losses(tracker.client, found.info.run_id) == EXPECTED
+    said = [record.message for record in caplog.records if "MLflow" in record.message]
+    assert ["does not answer (ConnectionError)" in text for text in said] == [True, False]
+    assert "answers again" in said[1]
+    assert "secret" not in "".join(said)
+    assert {int(row["epoch"]): float(row["value"]) for row in read_table(tmp_path)} == EXPECTED
+
+
+def read_table(folder):
+    with (folder / "out" / "epochs.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_server_that_stays_away_gets_them_by_a_command(track, runs, monkeypatch, mlflow_store, tmp_path):
+    tracker = track()
+    train(tracker, 4, breaks(tracker, monkeypatch, {3, 4}))
+    monkeypatch.undo()
+    (found,) = runs()
+    assert found.info.status == "RUNNING"
+    assert {int(row["epoch"]): float(row["value"]) for row in read_table(tmp_path)} == EXPECTED
+    (tmp_path / "out" / "pictures").mkdir()
+    (tmp_path / "out" / "pictures" / "epoch_0003.png").touch()
+    assert send_afterwards(tmp_path / "out", mlflow_store) == 2
+    (found,) = runs()
+    assert found.info.status == "FINISHED"
+    assert losses(tracker.client, found.info.run_id) == EXPECTED
+    pictures = [item.path for item in tracker.client.list_artifacts(found.info.run_id, "pictures")]
+    assert pictures == ["pictures/epoch_0003.png"]
+    assert send_afterwards(tmp_path / "out", mlflow_store) == 0
+
+
+def test_a_resumed_training_sends_what_was_left(track, runs, monkeypatch):
+    tracker = track()
+    train(tracker, 2, breaks(tracker, monkeypatch, {1, 2}))
+    monkeypatch.undo()
+    later = track(resume=True)
+    train(later, 4, before=2)
+    (found,) = runs()
+    assert losses(later.client, found.info.run_id) == EXPECTED
+    assert found.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("how", ["deleted", "another database"])
+def test_a_run_that_is_gone_gives_way_to_a_new_one_that_names_it(track, runs, how, tmp_path, caplog):
+    if how == "deleted":
+        train(track(), 2)
+        (former,) = runs()
+        MlflowClient(track().uri).delete_run(former.info.run_id)
+    else:
+        train(track(uri=f"sqlite:///{tmp_path}/other.db"), 2)
+    former = read_json(tmp_path / "out" / "mlflow_run.json")["run_id"]
+    later = track(resume=True)
+    train(later, 4, before=2)
+    (found,) = runs()
+    assert found.info.run_id != former
+    assert found.data.params["resumed_from"] == former
+    assert losses(later.client, found.info.run_id) == EXPECTED
+    assert f"run {former} is gone" in caplog.text
+
+
+def test_a_deleted_experiment_comes_back(track, runs, caplog):
+    train(track(), 1)
+    client = track().client
+    client.delete_experiment(client.get_experiment_by_name(track().experiment_name).experiment_id)
+    train(track("second"), 1)
+    assert [found.info.status for found in runs()] == ["FINISHED"] * 2
+    assert "is restored" in caplog.text
+
+
+def test_two_runs_of_one_name_are_two_runs(track, runs):
+    def end(_):
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        train(track(run_name="mine"), 2, end)
+    train(track("second", run_name="mine"), 1)
+    assert sorted(found.info.status for found in runs()) == ["FAILED", "FINISHED"]
+
+
+def test_several_trainings_make_one_database(tmp_path):
+    code = """
+import sys
+from scripts.training.tracking import Tracker
+from ignite.engine import Engine
+tracker = Tracker(sys.argv[1], "pretrain", sys.argv[2], parameters={"seed": sys.argv[2]})
+engine = Engine(lambda *_: None)
+tracker.start(engine)
+assert not tracker.behind
+tracker.close()
+"""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    words = [[sys.executable, "-W", "ignore", "-c", code, uri, str(tmp_path / str(index))] for index in range(3)]
+    for process in [subprocess.Popen(line, stderr=subprocess.PIPE) for line in words]:
+        _, error = process.communicate(timeout=400)
+        assert process.returncode == 0, error.decode()[-2000:]
+    client = MlflowClient(uri)
+    (experiment,) = [found for found in client.search_experiments() if found.name == "pretrain"]
+    assert [found.info.status for found in client.search_runs([experiment.experiment_id])] == ["FINISHED"] * 3
+
+
+@pytest.mark.parametrize("name", ["feature%2Fx", "what?x=1", "a#b", "50%"])
+def test_a_folder_of_any_name_can_be_worked_in(track, name, tmp_path, monkeypatch):
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    # MLflow keeps what it opened under an address, so that each of these needs one of its own
+    database = f"{name.encode().hex()}.db"
+    tracker = track(uri=f"sqlite:///{database}", config={"rate": 0.1})
+    train(tracker, 1)
+    assert not tracker.behind
+    assert (tmp_path / name / database).is_file()
+    assert list((tmp_path / name / "mlartifacts").rglob("config.json"))
+
+
+def test_no_password_and_on_request_no_path_goes_to_the_server(track, runs, mlflow_store, tmp_path):
+    config = {"tracking_uri": mlflow_store, "deep": {"text": f"at {mlflow_store}?password=hunter2"}}
+    tracker = track(config=config)
+    tracker.uri = f"{mlflow_store}?password=hunter2"
+    config["tracking_uri"] = tracker.uri
+    train(tracker, 1)
+    (found,) = runs()
+    kept = tracker.client.download_artifacts(found.info.run_id, "config.json", str(tmp_path))
+    assert "hunter2" not in Path(kept).read_text()
+    assert found.data.params["dataset_dir"] == "/data/secret"
+    quiet = track("quiet", config=config, log_paths=False)
+    train(quiet, 1, lambda _: quiet.log_table({"scan": ["sub-01"]}, "scans.json"))
+    quiet_run = next(run for run in runs() if run.info.run_id != found.info.run_id)
+    assert "dataset_dir" not in quiet_run.data.params
+    assert quiet_run.data.params["seed"] == "0"
+    assert quiet.client.list_artifacts(quiet_run.info.run_id) == []
+
+
+@pytest.mark.parametrize(
+    ("uri", "public"),
+    [
+        ("https://user:secret@host:8080/path?token=secret", "https://host:8080/path"),
+        ("postgresql://user:secret@host/db", "postgresql://host/db"),
+        ("sqlite:////tmp/a@b/mlflow.db?password=secret", "sqlite:////tmp/a@b/mlflow.db"),
+        ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
+    ],
+)
+def test_an_address_is_named_without_its_password(uri, public):
+    assert without_password(uri) == public
+
+
+@pytest.mark.parametrize(
+    ("uri", "sentence"),
+    [
+        ("http://user:secret@127.0.0.1:9", "found no MLflow that answers at http://127.0.0.1:9 ("),
+        ("mlruns", "found 'mlruns', expected a database as sqlite:///mlflow.db"),
+        ("file:///tmp/mlruns", "expected a database as sqlite:///mlflow.db"),
+        ("nonsense://host/db", "found no MLflow that answers at nonsense://host/db ("),
+    ],
+)
+def test_a_server_that_is_down_at_the_start_is_one_sentence_within_seconds(uri, sentence):
+    started = time.monotonic()
+    with pytest.raises(InputError) as raised:
+        require_store(uri)
+    assert str(raised.value).startswith("--tracking_uri: ")
+    assert sentence in str(raised.value)
+    assert "secret" not in str(raised.value)
+    assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_training_with_its_run_marked(number, code, track, runs, capsys):
+    tracker = track()
+    trainer = Engine(lambda *_: os.kill(os.getpid(), number))
+    trainer.state.epoch_length, trainer.state.max_epochs = 1, 9
+    tracker.trains = False
+    tracker.attach(trainer)
+    trainer.state.max_epochs = None
+    before = signal.getsignal(signal.SIGTERM)
+
+    class Once:
+        def run(self):
+            trainer.run([0], max_epochs=2)
+
+    with pytest.raises(SystemExit) as left:
+        run(Once())
+    assert left.value.code == code
+    assert "goes on from its last epoch with resume.json" in capsys.readouterr().err
+    assert [found.info.status for found in runs()] == ["KILLED"]
+    assert signal.getsignal(signal.SIGTERM) is before
