@@ -85,6 +85,9 @@ def start(names: list[str], out: Path, cohort: Path) -> int:
         code = 0
     except SystemExit as error:
         code = int(error.code or 0)
+    except KeyboardInterrupt:
+        # before the training began
+        code = 128 + signal.SIGINT
     except Exception:
         traceback.print_exc()
     finally:

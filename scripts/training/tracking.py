@@ -123,8 +123,8 @@ class Tracker(MLFlowHandler):
             # MONAI would take a run of this name that did not end well, or is at work, for its own
             self.cur_run = self.client.create_run(experiment.experiment_id, run_name=self.run_name)
             self.unsent = list(self.epochs.metrics.values())
-        super().start(engine)
         write_json(self.run_file, {"run_id": self.run_id})
+        super().start(engine)
         if self.config is not None and self.log_paths:
             text = json.dumps(self.config, indent=2, default=str)
             text = text.replace(json.dumps(self.uri)[1:-1], without_password(self.uri))

@@ -117,3 +117,10 @@ def test_the_run_keeps_the_whole_config(bundle, options, tmp_path):
     assert run.data.params["pretext"] == "autoencoder"
     # an autoencoder is given what it has to return
     assert run.data.metrics["val_loss_of_input"] == 0
+
+
+def test_trainings_that_are_killed_at_random_moments_lose_nothing(shell):
+    """Both kinds by three signals; ``--kills 20`` does it more often."""
+    rows = [line for line in shell("-m", "benchmarks.interruptions", "--kills", 1).stdout.splitlines() if "SIG" in line]
+    assert len(rows) == 6
+    assert all("| yes |" in row for row in rows), rows
