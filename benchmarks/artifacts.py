@@ -24,7 +24,7 @@ from monai.data import DataLoader, Dataset, MetaTensor, pad_list_data_collate
 from benchmarks.timing import report, side_by_side
 from scripts.training.batch import SelfSupervisedBatch
 from scripts.training.losses import MaskedL1Loss
-from transforms.artifacts import ArtifactParams, ScanInfo, apply_artifacts, preset
+from transforms.artifacts import ArtifactParams, ScanInfo, Undersampling, apply_artifacts, preset
 from transforms.artifacts.torchio import apply_by_torchio
 from transforms.diffusion.scheme import default_scheme
 
@@ -88,6 +88,15 @@ def _beside_torchio() -> None:
         if params.artifact != "eddy":
             pair["TorchIO 1"] = _finished(apply_by_torchio, on_cpu, params)
         report("alone", side_by_side(pair))
+    # TorchIO has none; the lightest of the others is its measure
+    scan = ScanInfo(directions=default_scheme())
+    fewer = Undersampling().sample(torch.Generator().manual_seed(0), SHAPE)
+    bias = next(params for params in drawn if params.artifact == "bias field")
+    pair = {
+        "undersampling": _finished(apply_artifacts, image[None], [[fewer]], [scan]),
+        "bias field": _finished(apply_artifacts, image[None], [[bias]], [scan]),
+    }
+    report("alone", side_by_side(pair))
     if not (interpreter := os.environ.get("TORCHIO2_PYTHON")):
         print("\nTorchIO 2: not measured, TORCHIO2_PYTHON names no interpreter")
         return

@@ -2,7 +2,7 @@
 
     python docs/figures/artifacts.py
 
-Drawn by the presets ``normal`` and ``physical`` with a fixed seed.
+Drawn by the presets ``normal`` and ``physical``, and by undersampling to 12 directions, with a fixed seed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 from scripts.phantom import write_phantom
 from transforms import ScanToInput
-from transforms.artifacts import ScanInfo, preset
+from transforms.artifacts import ScanInfo, Undersampling, preset
 
 FOLDER = Path(__file__).parent
 DIRECTION, SEED = 40, 4
@@ -34,7 +34,7 @@ def main() -> None:
         scan = ScanToInput()(files)
     image, b0, mask = (scan[key].as_tensor().float() for key in ("image", "b0", "mask"))
     info = ScanInfo(np.asarray(scan["image"].affine), scan["gradients"][:, :3], b0, mask)
-    artifacts = [*preset("normal", prob=1.0), *preset("physical")]
+    artifacts = [*preset("normal", prob=1.0), Undersampling(measured=(12, 12)), *preset("physical")]
     figure, axes = plt.subplots(len(artifacts), 6, figsize=(13, 2.4 * len(artifacts)), layout="constrained")
     for row, artifact in zip(axes, artifacts, strict=True):
         params = artifact.sample(torch.Generator().manual_seed(SEED), image.shape)

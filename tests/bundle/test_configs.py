@@ -14,6 +14,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_metad
 
 from scripts import config_checks
 from scripts.errors import input_error
+from transforms.artifacts import preset, sample_artifacts
 from transforms.diffusion.scheme import default_scheme
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +101,22 @@ def test_an_artifact_that_torchio_does_not_have_is_refused_before_the_training()
 
 
 @pytest.mark.parametrize("overlays", [[], ["paper"], ["resume"]], ids="+".join)
+def test_the_lists_of_artifacts_in_the_docs_can_be_used():
+    text = (ROOT / "docs" / "artifacts.md").read_text()
+    blocks = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
+    one, several = (ConfigParser(block).get_parsed_content("artifacts") for block in blocks)
+    assert [artifact.name for artifact in one] == ["noise"]
+
+    def drawn(artifacts):
+        return sample_artifacts(artifacts, torch.Generator().manual_seed(1), (64, 9, 8, 10))
+
+    for artifact in several:
+        artifact.prob = 1.0
+    assert several[-1].name == "undersampling"
+    # as the page says, without values each artifact has those of the preset
+    assert drawn(several)[:-1] == drawn(preset("normal", prob=1.0))
+
+
 def test_a_fine_tuning_without_a_task_is_refused_before_any_work(overlays):
     workflow = ConfigWorkflow(files(["finetune", *overlays]), logging_file=False)
     with pytest.raises(RuntimeError) as raised:

@@ -8,6 +8,7 @@ from transforms.artifacts.eddy import Eddy, EddyParams
 from transforms.artifacts.ghosting import Ghosting, GhostingParams
 from transforms.artifacts.motion import Motion, MotionParams
 from transforms.artifacts.noise import Noise, NoiseParams
+from transforms.artifacts.undersampling import Undersampling, UndersamplingParams
 
 __all__ = [
     "PRESETS",
@@ -26,6 +27,8 @@ __all__ = [
     "Noise",
     "NoiseParams",
     "ScanInfo",
+    "Undersampling",
+    "UndersamplingParams",
     "apply_artifacts",
     "preset",
     "sample_artifacts",

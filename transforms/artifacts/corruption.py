@@ -15,6 +15,7 @@ from transforms.artifacts.ghosting import Ghosting
 from transforms.artifacts.motion import Motion
 from transforms.artifacts.noise import Noise
 from transforms.artifacts.rows import as_rows, from_rows
+from transforms.artifacts.undersampling import Undersampling
 from transforms.errors import InputError
 
 PRESETS: dict[str, list[tuple[type[Artifact[Any]], dict[str, Any]]]] = {
@@ -45,6 +46,7 @@ PRESETS: dict[str, list[tuple[type[Artifact[Any]], dict[str, Any]]]] = {
         (BiasField, {"coefficients": (-0.8, 0.8)}),
         (Ghosting, {"num_ghosts": (2, 5), "intensity": (0.8, 1.0)}),
         (Noise, {"std": (0.1, 0.4)}),
+        (Undersampling, {}),
     ],
     "physical": [(Acquisition, {})],
 }

@@ -24,12 +24,16 @@ from transforms.artifacts.eddy import EddyParams
 from transforms.artifacts.ghosting import GhostingParams
 from transforms.artifacts.motion import MotionParams, rotation_matrix
 from transforms.artifacts.noise import MAX_SEED, NoiseParams
+from transforms.artifacts.undersampling import UndersamplingParams
 from transforms.errors import InputError
 
 RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
 """Signs from world RAS to ITK's world, LPS: its first two axes point the other way."""
 
-TAKEN = {kind.artifact for kind in (BiasFieldParams, EddyParams, GhostingParams, MotionParams, NoiseParams)}
+TAKEN = {
+    kind.artifact
+    for kind in (BiasFieldParams, EddyParams, GhostingParams, MotionParams, NoiseParams, UndersamplingParams)
+}
 """Names of the artifacts that :func:`apply_by_torchio` takes."""
 
 
@@ -42,8 +46,8 @@ def apply_by_torchio(image: torch.Tensor, params: ArtifactParams, scan: ScanInfo
 
     Args:
         image: plain tensor ``(C, X, Y, Z)``.
-        params: parameters of any artifact but an acquisition. TorchIO has no eddy currents; this project's own are
-            used.
+        params: parameters of any artifact but an acquisition. TorchIO has neither eddy currents nor undersampling;
+            this project's own are used.
         scan: what the artifact needs to know of the scan.
 
     Raises:
@@ -56,7 +60,7 @@ def apply_by_torchio(image: torch.Tensor, params: ArtifactParams, scan: ScanInfo
     match params:
         case _ if params.is_identity:
             return image
-        case EddyParams():
+        case EddyParams() | UndersamplingParams():
             return params.apply(image, scan)
         case MotionParams():
             # TorchIO splits k-space along the last axis
@@ -130,6 +134,7 @@ class TorchIOArtifactsd(Randomizable, MapTransform):
     Args:
         keys: keys of the images, which all get the same artifacts.
         artifacts: in the order in which they are applied, as :func:`transforms.artifacts.preset` gives them.
+        directions: unit vectors of the channels in world RAS, ``(C, 3)``; undersampling needs them.
 
     Attributes:
         params: artifacts that the last call applied.
@@ -138,8 +143,14 @@ class TorchIOArtifactsd(Randomizable, MapTransform):
         InputError: TorchIO does not have one of the artifacts.
     """
 
-    def __init__(self, keys: KeysCollection, artifacts: Sequence[Artifact[Any]]) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        artifacts: Sequence[Artifact[Any]],
+        directions: Sequence[Sequence[float]] | None = None,
+    ) -> None:
         super().__init__(keys)
+        self.directions = None if directions is None else np.asarray(directions, dtype=np.float64)
         # checked here and not on use: in a process of the loader, the message would be lost in a traceback
         for artifact in artifacts:
             if artifact.name not in TAKEN:
@@ -162,7 +173,7 @@ class TorchIOArtifactsd(Randomizable, MapTransform):
             is_meta = isinstance(image, MetaTensor)
             # the cache holds half precision, which TorchIO's filters do not take
             plain = (image.as_tensor() if is_meta else image).float()
-            scan = ScanInfo(image.affine.cpu().numpy() if is_meta else None)
+            scan = ScanInfo(image.affine.cpu().numpy() if is_meta else None, self.directions)
             for params in self.params:
                 plain = apply_by_torchio(plain, params, scan)
             result[key] = MetaTensor(plain).copy_meta_from(image) if is_meta else plain

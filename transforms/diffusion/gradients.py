@@ -105,8 +105,9 @@ def angles_between_axes(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def unique_axes(directions: np.ndarray, tolerance: float = 5.0) -> int:
     """Number of axes among unit vectors ``(N, 3)`` that are more than ``tolerance`` degrees from those before them."""
-    kept: list[np.ndarray] = []
-    for direction in np.asarray(directions):
-        if not kept or angles_between_axes(direction[None], np.array(kept)).min() > tolerance:
-            kept.append(direction)
+    angles = angles_between_axes(directions, directions)
+    kept: list[int] = []
+    for index in range(len(angles)):
+        if not kept or angles[index, kept].min() > tolerance:
+            kept.append(index)
     return len(kept)

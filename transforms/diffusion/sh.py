@@ -59,7 +59,9 @@ def sh_order(directions: np.ndarray, max_order: int = MAX_SH_ORDER) -> int:
         raise SignalError(f"found {axes} distinct gradient axes, expected at least {n_coefficients(MIN_SH_ORDER)}.")
     gap = largest_gap(directions)
     orders = [order for order in range(MIN_SH_ORDER, max_order + 1, 2) if n_coefficients(order) <= axes]
-    fitting = [order for order in orders if condition(directions, order) <= MAX_CONDITION]
+    # the basis of a lower order is the first columns of that of a higher one
+    basis = sh_basis(directions, orders[-1])
+    fitting = [order for order in orders if np.linalg.cond(basis[:, : n_coefficients(order)]) <= MAX_CONDITION]
     if gap > MAX_GAP_DEGREES or not fitting:
         raise SignalError(
             f"found {axes} gradient axes that leave a gap of {gap:.0f} degrees to the nearest axis (condition number "

@@ -50,7 +50,7 @@ def test_the_batch_is_clipped_masked_and_the_target_is_nan_outside(wrap):
 
 def clean_batch(names, seed=0):
     """Batch as a loader gives it: half precision, with affines of different voxel sizes."""
-    shape = (7, 9, 10, 8)
+    shape = (10, 9, 10, 8)
     items = []
     for name in names:
         generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) + seed)
@@ -62,7 +62,7 @@ def clean_batch(names, seed=0):
     return pad_list_data_collate(items)
 
 
-DIRECTIONS = default_scheme()[:7].tolist()
+DIRECTIONS = default_scheme()[:10].tolist()
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -4,11 +4,11 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from transforms.artifacts import Acquisition, BiasField, Eddy, Ghosting, Motion, Noise, ScanInfo
+from transforms.artifacts import Acquisition, BiasField, Eddy, Ghosting, Motion, Noise, ScanInfo, Undersampling
 from transforms.diffusion.scheme import default_scheme
 
-SHAPE = (7, 16, 19, 13)
-DIRECTIONS = default_scheme()[:7]
+SHAPE = (10, 16, 19, 13)
+DIRECTIONS = default_scheme()[: SHAPE[0]]
 
 VOXEL_SIZE = np.diag([2.0, 1.5, 3.0])
 LINEAR = {
@@ -25,6 +25,7 @@ ARTIFACTS = {
     "ghosting": Ghosting(prob=1.0, num_ghosts=(2, 4)),
     "noise": Noise(prob=1.0, mean=(-0.1, 0.1), std=(0.05, 0.2)),
     "acquisition": Acquisition(eddy_quadratic=0.5, dropout=(0.1, 0.2), ghost_phase=(5.0, 12.0)),
+    "undersampling": Undersampling(prob=1.0, measured=(6, 6)),
 }
 """One artifact of each kind; each changes every image."""
 
@@ -34,6 +35,7 @@ NOTHING = {
     "bias field": BiasField(coefficients=(0, 0)),
     "ghosting": Ghosting(intensity=(0, 0)),
     "noise": Noise(std=(0, 0)),
+    "undersampling": Undersampling(measured=(64, 64)),
 }
 """Artifacts of severity 0."""
 

@@ -200,7 +200,7 @@ def test_what_is_missing_is_named():
     image, info = make_scan()
     with pytest.raises(InputError, match="found no directions, b0 or mask, expected those of the scan"):
         perfect(snr=10.0).apply(image, replace(info, b0=None))
-    with pytest.raises(InputError, match="found 6 positions and 7 directions, expected 7 as in the image"):
+    with pytest.raises(InputError, match="found 6 positions and 10 directions, expected 10 as in the image"):
         perfect(6, snr=10.0).apply(image, info)
 
 

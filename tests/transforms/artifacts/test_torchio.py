@@ -1,6 +1,7 @@
 """The same parameters give the image that TorchIO gives, and TorchIO can take the place of this project's own."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,9 +19,11 @@ from transforms.artifacts import (
     MotionParams,
     Noise,
     ScanInfo,
+    Undersampling,
     preset,
 )
 from transforms.artifacts.torchio import TorchIOArtifactsd, apply_by_torchio
+from transforms.diffusion.scheme import default_scheme
 from transforms.errors import InputError
 
 SHAPES = [(3, 24, 31, 19), (2, 20, 17, 26), (4, 17, 22, 16)]
@@ -107,9 +110,20 @@ def test_noise_in_mean_and_deviation(shape):
     assert float(own.std()) == pytest.approx(float(reference.std()), rel=0.03)
 
 
-def test_eddy_currents_are_this_projects_own():
-    image, params = torch.rand(SHAPES[0], generator=generator(1)), Eddy().sample(generator(0), SHAPES[0])
-    assert torch.equal(apply_by_torchio(image, params, info(LINEAR["RAS"])), params.apply(image, info(LINEAR["RAS"])))
+@pytest.mark.parametrize("artifact", [Eddy(), Undersampling(measured=(6, 8))], ids=["eddy", "undersampling"])
+def test_eddy_currents_and_undersampling_are_this_projects_own(artifact):
+    image, scan = torch.rand((10, 9, 8, 11), generator=generator(1)), info(LINEAR["RAS"])
+    scan = replace(scan, directions=default_scheme()[:10])
+    params = artifact.sample(generator(0), image.shape)
+    assert torch.equal(apply_by_torchio(image, params, scan), params.apply(image, scan))
+
+
+def test_the_transform_undersamples_by_the_directions_that_it_was_given():
+    image, directions = torch.rand((10, 5, 6, 4), generator=generator(1)), default_scheme()[:10]
+    transform = TorchIOArtifactsd("image", [Undersampling(prob=1.0, measured=(6, 8))], directions.tolist())
+    result = transform.set_random_state(1)({"image": image})["image"]
+    assert torch.equal(result, transform.params[0].apply(image, ScanInfo(directions=directions)))
+    assert not torch.allclose(result, image, atol=1e-2)
 
 
 def test_what_torchio_cannot_do_is_named():
