@@ -1,8 +1,9 @@
 """Baselines of the tasks: methods without training, in the form of networks.
 
-The floor is a constant answer, which any network should beat. The other baselines are classical methods on the same
-input. Each baseline takes attenuations ``(B, C, X, Y, Z)`` and returns what a network for the task returns, so the same
-code decodes and scores all of them.
+The floor is a constant answer, which any network should beat. An atlas says what position alone gives
+(:mod:`scripts.training.atlas`). The other baselines are classical methods on the same input. Each baseline takes
+attenuations ``(B, C, X, Y, Z)`` and returns what a network for the task returns, so the same code decodes and scores
+all of them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch import nn
 
 from scripts.cohort.datalist import describe_input
 from scripts.io.files import read_json, write_table
+from scripts.training.atlas import Atlas
 from scripts.training.tracking import ScanTable
 from transforms.diffusion.csd import Peaks, find_peaks
 from transforms.diffusion.dti import fit_tensor_lls, fit_tensor_wls, fractional_anisotropy, mean_diffusivity
@@ -155,6 +157,11 @@ def name_deconvolution(folder: Path) -> str:
     return LABEL_METHOD
 
 
+def encoding_of(output_channels: int) -> str:
+    """Return the encoding of a direction that has a number of channels."""
+    return next(name for name, channels in CHANNELS.items() if channels == output_channels)
+
+
 def baselines(
     task: str,
     output_channels: int,
@@ -186,7 +193,7 @@ def baselines(
             "majority class": Voxelwise(constant(majority_class(labels, MAX_NUFO + 1))),
             deconvolution: Voxelwise(lambda image: nufo_by_deconvolution(image, gradients)),
         }
-    encoding = next(name for name, channels in CHANNELS.items() if channels == output_channels)
+    encoding = encoding_of(output_channels)
     return {
         "mean axis": Voxelwise(constant(mean_axis(labels, encoding))),
         "tensor": Voxelwise(lambda image: direction_by_tensor(image, gradients, encoding)),
@@ -220,7 +227,7 @@ def compare(
         task: see :func:`baselines`.
         output_channels: see :func:`baselines`.
         dataset_dir: folder of the prepared cohort.
-        training_data: data set of the training scans, with ``label``.
+        training_data: data set of the training scans, with ``image`` and ``label``.
         folder: folder of the evaluation.
     """
     prepared = describe_input(dataset_dir)
@@ -230,6 +237,8 @@ def compare(
     rows = _read("network", Path(folder) / "scans.csv")
     labels = (item["label"].as_tensor() for item in training_data)
     methods = baselines(task, output_channels, gradients, labels, name_deconvolution(Path(dataset_dir)))
+    encoding = encoding_of(output_channels) if task == "direction" else None
+    methods["atlas"] = Atlas(training_data, output_channels, encoding)
     leading, *others = metrics
     with TemporaryDirectory() as temporary:
         for name, method in methods.items():

@@ -85,7 +85,7 @@ class SelfSupervisedBatch:
             b0 = plain.get("b0", [None] * len(image))
             scans = [
                 ScanInfo(affine, self.directions, *of_scan)
-                for affine, *of_scan in zip(_affines(batch["image"]), b0, inside, strict=True)
+                for affine, *of_scan in zip(affines(batch["image"]), b0, inside, strict=True)
             ]
             image = apply_artifacts(image, self.params, scans)
         return image.clamp(0.0, 1.0) * inside, torch.where(inside, label, torch.nan)
@@ -96,7 +96,7 @@ class SelfSupervisedBatch:
         return torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
 
 
-def _affines(batch: torch.Tensor) -> list[np.ndarray | None]:
+def affines(batch: torch.Tensor) -> list[np.ndarray | None]:
     """Return the affine of each image of a batch, None for plain tensors."""
     if not isinstance(batch, MetaTensor):
         return [None] * len(batch)

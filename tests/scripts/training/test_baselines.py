@@ -172,12 +172,13 @@ def test_a_method_that_cannot_answer_leaves_the_others(tmp_path, capsys):
         "crossings",
         4,
         str(tmp_path),
-        [{"label": MetaTensor(scan["label"])}],
+        [{key: MetaTensor(scan[key]) for key in ("image", "label")}],
         str(tmp_path),
     )
     rows = [line.split(",") for line in (tmp_path / "baselines.csv").read_text().splitlines()]
     assert rows[1:] == [
         ["network", "sub-01", "val_accuracy", "", "0.25"],
         ["majority class", "sub-01", "val_accuracy", "", "1.0"],
+        ["atlas", "sub-01", "val_accuracy", "", "1.0"],
     ]
     assert "deconvolution (label method): left out: found 0 voxels of white matter" in capsys.readouterr().out
