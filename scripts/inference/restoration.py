@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
 from monai.data import MetaTensor
 
+from scripts.inference.restoration_change import describe_change, doubt, largest_change_in_training
 from scripts.inference.result import SaveResult, on_network_grid, on_scan_grid
 from scripts.io.bids import sidecar
 from scripts.io.files import read_json, whole_file
 from scripts.io.nifti import write_nifti
 from transforms.diffusion.sh import sh_interpolation_matrix
 from transforms.qspace import apply_to_channels
+
+logger = logging.getLogger(__name__)
 
 
 class SaveRestoration(SaveResult):
@@ -26,7 +30,9 @@ class SaveRestoration(SaveResult):
 
     The transform expects ``pred`` and ``image`` (attenuations on the scheme, ``(M, X, Y, Z)``), ``mask`` and
     ``gradients`` (of the scheme). It writes ``*_desc-restored_dwi.nii.gz`` in float32 with ``.bval``, ``.bvec`` and
-    ``.json``.
+    ``.json``. The last says by how much the network changed the scan
+    (:func:`scripts.inference.restoration_change.describe_change`). A change beyond what training saw is logged and
+    noted.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -36,6 +42,7 @@ class SaveRestoration(SaveResult):
         acquired = read_json(acquisition) if acquisition.is_file() else {}
         pred, image, mask = (on_network_grid(data, key).as_tensor() for key in ("pred", "image", "mask"))
         change = (pred - image) * mask
+        largest = largest_change_in_training(self.checkpoints[0])
         scheme = np.asarray(data["gradients"])[:, :3]
         # directions first, because the network's grid has fewer voxels. The fit has no smoothing: the even scheme does
         # not need it, and it would take away most of a correction of single directions
@@ -58,13 +65,18 @@ class SaveRestoration(SaveResult):
         for ending in ("bval", "bvec"):
             with whole_file(self.path(f"desc-restored_dwi.{ending}")) as partial:
                 partial.write_bytes(scan.files[ending].read_bytes())
+        changes = describe_change(image, image + change, mask, np.asarray(data["gradients"]))
+        note = doubt(changes["MeanAbsoluteChangeOfAttenuation"], largest)
+        if note:
+            logger.warning("%s: %s", scan, note)
         self.describe(
             "desc-restored_dwi.json",
-            data,
+            {**data, "notes": "; ".join(filter(None, [data.get("notes"), note]))},
             {
                 **acquired,
                 "Description": "Scan with artifacts removed; shells other than that of BValue are unchanged.",
-                "MeanAbsoluteChangeOfAttenuation": float(change.abs().sum() / mask.sum() / len(change)),
+                **changes,
+                **({} if largest is None else {"LargestMeanAbsoluteChangeInTraining": largest}),
             },
         )
         return dict(data)

@@ -6,7 +6,7 @@ import io
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from transforms.errors import InputError
 
 MAX_KEPT = 2
 """Number of checkpoints that a training keeps: if the machine fails while it writes one, the previous one is there."""
+
+LARGEST = "largest_over_scans"
+"""Key of a checkpoint's origin: the largest value over the scans of the validation, by metric."""
 
 LOCK = "training.lock"
 """File in an output folder that the training in it holds locked; the system unlocks it where a process ends."""
@@ -63,6 +66,7 @@ class BestModel:
         metric: name of a metric in the evaluator's state.
         lower_is_better: whether lower values are better, as those of losses.
         origin: function called when saving; it returns plain values that say where the weights come from.
+        largest: metrics whose largest value over the scans of the validation is kept with the weights.
     """
 
     def __init__(
@@ -72,12 +76,14 @@ class BestModel:
         metric: str,
         lower_is_better: bool,
         origin: Callable[[], dict[str, Any]] | None = None,
+        largest: Sequence[str] = (),
     ) -> None:
         self.network = network
         self.path = Path(path)
         self.metric = metric
         self.sign = -1.0 if lower_is_better else 1.0
         self.origin = origin
+        self.largest = list(largest)
         self.best: float | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -99,6 +105,9 @@ class BestModel:
             return
         self.best = value
         origin = {"epoch": engine.state.epoch, self.metric: value, **(self.origin() if self.origin else {})}
+        if self.largest:
+            state: Any = engine.state
+            origin[LARGEST] = {name: float(torch.as_tensor(state.metric_details[name]).max()) for name in self.largest}
         write_checkpoint(self.path, {"network": self.network.state_dict(), "origin": origin})
         logger.info("best %s so far: %.5f, saved to %s", self.metric, value, self.path)
 

@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 
 from scripts.inference import SaveRestoration, SaveTissue
 from scripts.io.raw_scan import open_scan
+from scripts.training.checkpoints import LARGEST
 from transforms.errors import InputError
 
 AXIS = np.array([0.8, 0.6, 0.0])
@@ -93,6 +94,25 @@ def test_a_change_arrives_at_its_place_in_its_directions_times_b0(case, heads, c
     assert np.abs(turned - expected)[inside == 1].max() > 0.1
     sidecar = json.loads((tmp_path / "sub-01_ses-2_desc-restored_dwi.json").read_text())
     np.testing.assert_allclose(sidecar["MeanAbsoluteChangeOfAttenuation"], np.abs(change[:, mask]).mean(), rtol=1e-4)
+
+
+def test_a_change_beyond_what_training_saw_is_noted_and_logged(case, tmp_path, caplog):
+    raw, data = case
+    path = tmp_path / "model.pt"
+    torch.save({"network": {"w": torch.zeros(3)}, "origin": {LARGEST: {"val_loss_of_input": 0.05}}}, path)
+    written = tmp_path / "sub-01_ses-2_desc-restored_dwi.json"
+    for change, doubtful in ((0.04, False), (-0.06, True)):
+        caplog.clear()
+        SaveRestoration(data["raw_scan"], str(tmp_path), str(path))({**data, "pred": data["image"] + change})
+        sidecar = json.loads(written.read_text())
+        assert sidecar["LargestMeanAbsoluteChangeInTraining"] == 0.05
+        assert sidecar["MeanAbsoluteChangeOfAttenuation"] == pytest.approx(abs(change), rel=1e-4)
+        mean = float(data["image"][:, data["mask"][0] > 0.5].mean())
+        assert sidecar["AttenuationChangePercent"] == pytest.approx(100 * change / mean, rel=1e-3)
+        said = "by 0.060 on average, the artifacts of the training's validation by 0.050 at most"
+        assert (said in sidecar.get("Notes", "")) == doubtful
+        assert (said in caplog.text) == doubtful
+        assert not doubtful or raw.dwi.name in caplog.text
 
 
 def test_what_a_network_does_outside_the_mask_is_ignored_and_no_signal_turns_negative(case, checkpoint, tmp_path):

@@ -11,6 +11,7 @@ from ignite.engine import Engine, Events
 
 from scripts.errors import explanation
 from scripts.training.checkpoints import (
+    LARGEST,
     BestModel,
     TrainingCheckpoint,
     latest_checkpoint,
@@ -55,6 +56,15 @@ def test_the_best_model_is_kept_in_either_direction(tmp_path, lower, epoch):
     _validate(resumed, later, [0.5, -1.0 if lower else 1.0])
     assert read_checkpoint(path)["network"]["weight"].item() == 2
     assert "mlflow_run" not in read_checkpoint(path)["origin"]
+
+
+def test_the_largest_value_over_scans_stays_with_the_weights(tmp_path):
+    network, path = torch.nn.Linear(1, 1), tmp_path / "model.pt"
+    best, engine = BestModel(network, str(path), "score", True, largest=["other"]), Engine(lambda *_: None)
+    engine.state.epoch, engine.state.metrics = 1, {"score": 0.5, "other": 0.25}
+    engine.state.metric_details = {"other": torch.tensor([[0.125], [0.375], [0.25]])}
+    best(engine)
+    assert read_checkpoint(path)["origin"] == {"epoch": 1, "score": 0.5, LARGEST: {"other": 0.375}}
 
 
 @pytest.mark.parametrize("lower", [True, False])

@@ -21,6 +21,7 @@ from monai.utils import set_determinism
 from scripts.engines import run
 from scripts.io.files import read_json, write_json
 from scripts.training.batch import SelfSupervisedBatch
+from scripts.training.checkpoints import LARGEST
 from scripts.training.losses import MaskedL1Loss
 from scripts.training.seeds import EpochSeed
 from scripts.training.weights import read_checkpoint
@@ -314,6 +315,9 @@ def test_the_best_model_of_both_is_the_same(trainings):
     best, also = (parser.get_parsed_content("best_model").best for parser in (straight, resumed))
     assert best == also == one["origin"]["val_loss"]
     assert one["origin"]["parameters"]["pretext"] == "artifact_removal"
+    # every validation corrupts its scans alike, so the largest error of an input is no less than the mean of them
+    mean = straight.get_parsed_content("validate::evaluator").state.metrics["val_loss_of_input"]
+    assert one["origin"][LARGEST]["val_loss_of_input"] >= mean * (1 - 1e-6) > 0
 
 
 def test_a_checkpoint_holds_what_a_training_goes_on_from_and_two_are_kept(trainings):
