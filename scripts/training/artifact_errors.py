@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from scripts.io.files import write_table
 from scripts.training.batch import SelfSupervisedBatch
 from scripts.training.losses import MaskedL1Loss
-from transforms.artifacts import Artifact
+from transforms.artifacts import Artifact, BiasField
 from transforms.errors import InputError
 
 console = Console()
@@ -36,6 +36,21 @@ def alone(artifacts: Sequence[Artifact[Any]]) -> dict[str, list[Artifact[Any]]]:
         certain.prob = 1.0
         cases[artifact.name] = [certain]
     return {**cases, "all": list(artifacts), "none": []}
+
+
+def without_gain(image: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    """Scale an image by the one factor with the least squared error.
+
+    The factor is ``sum(image * clean) / sum(image^2)``, over the voxels and directions that count.
+
+    Args:
+        image: of any shape.
+        clean: of the same shape, NaN where a voxel does not count.
+    """
+    counts = ~torch.isnan(clean)
+    used = torch.where(counts, image, 0.0).double()
+    factor = (used * torch.where(counts, clean, 0.0)).sum() / (used**2).sum().clamp(min=torch.finfo(torch.float32).tiny)
+    return image * factor.to(image.dtype)
 
 
 def artifact_errors(
@@ -63,28 +78,37 @@ def artifact_errors(
 
     Returns:
         mean errors over scans before and after the network, by artifact. ``all`` has all artifacts as in training.
-        ``none`` has none, so its error is what the network changes in a clean image.
+        ``none`` has none, so its error is what the network changes in a clean image. ``bias field without gain`` is
+        what is left of the bias field if both images are first scaled by the one factor that brings each nearest to
+        the clean one: a bias field that does not keep the mean changes what one number per scan would undo.
 
     Raises:
         InputError: an error is not finite; nothing is written.
     """
-    loss, rows, means = MaskedL1Loss(), [], {}
+    loss = MaskedL1Loss()
+    errors: dict[str, dict[str, np.ndarray]] = {}
     network.eval()
     for name, chosen in alone(artifacts).items():
-        errors = []
+        # each line by its name, with what is done to an image before it is compared
+        lines = {name: lambda image, clean: image}
+        if name == BiasField.name:
+            lines[f"{name} without gain"] = without_gain
         for batch in DataLoader(dataset, batch_size=1):
-            drawn = []
+            scan, drawn = batch["scan"][0], []
             # without artifacts all draws are the same
             for draw in range(1, draws + 1 if chosen else 2):
                 corrupted, clean = SelfSupervisedBatch(chosen, directions, SEEDS_APART * seed + draw)(batch, device)
                 with torch.no_grad():
-                    drawn.append([float(loss(image, clean)) for image in (corrupted, network(corrupted))])
+                    pair = (corrupted, network(corrupted))
+                drawn.append([[float(loss(line(image, clean), clean)) for image in pair] for line in lines.values()])
                 if not np.isfinite(drawn[-1]).all():
-                    raise InputError(f"{batch['scan'][0]}: found an error that is NaN or infinite, expected a number.")
-            before, after = np.mean(drawn, axis=0)
-            errors.append((before, after))
-            rows.append([name, batch["scan"][0], f"{before:.6f}", f"{after:.6f}"])
-        means[name] = (float(np.mean([e[0] for e in errors])), float(np.mean([e[1] for e in errors])))
+                    raise InputError(f"{scan}: found an error that is NaN or infinite, expected a number.")
+            for line, of_line in zip(lines, np.mean(drawn, axis=0), strict=True):
+                errors.setdefault(line, {})[scan] = of_line
+    rows = [
+        [name, scan, *(f"{error:.6f}" for error in pair)] for name, of in errors.items() for scan, pair in of.items()
+    ]
+    means = {name: tuple(np.mean(list(of.values()), axis=0).tolist()) for name, of in errors.items()}
     write_table(Path(path), ("artifact", "scan", "error_before", "error_after"), rows)
     table = Table("artifact", "error before", "error after", "after / before")
     for name, (before, after) in means.items():

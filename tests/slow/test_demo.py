@@ -95,7 +95,17 @@ def test_pretraining_lowers_the_error_of_artifacts_on_a_subject_held_out(demo, b
     with open(tmp_path / "artifacts.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     error = {row["artifact"]: (float(row["error_before"]), float(row["error_after"])) for row in rows}
-    assert list(error) == ["motion", "eddy", "bias field", "ghosting", "noise", "undersampling", "all", "none"]
+    assert list(error) == [
+        "motion",
+        "eddy",
+        "bias field",
+        "bias field without gain",
+        "ghosting",
+        "noise",
+        "undersampling",
+        "all",
+        "none",
+    ]
     # after the demo's hundred steps it errs more than weak artifacts do, and less than strong ones, which it never saw
     for name in ("bias field", "noise", "all"):
         before, after = error[name]

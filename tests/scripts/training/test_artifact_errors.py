@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from scripts.training.artifact_errors import artifact_errors
-from transforms.artifacts import preset
+from scripts.training.artifact_errors import artifact_errors, without_gain
+from transforms.artifacts import BiasField, preset
 from transforms.diffusion.scheme import default_scheme
 
 SHAPE = (8, 9, 10, 11)
 DIRECTIONS = default_scheme()[:8].tolist()
+WITHOUT_GAIN = "bias field without gain"
 
 
 def scans(n=3):
@@ -28,6 +29,17 @@ def scans(n=3):
     ]
 
 
+class Gain(nn.Module):
+    """Network that multiplies by one factor."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, image):
+        return self.factor * image
+
+
 def measure(network, path, artifacts, seed=0):
     return artifact_errors(network, scans(), artifacts, DIRECTIONS, str(path), seed)
 
@@ -36,7 +48,7 @@ def test_a_network_that_changes_nothing_and_one_that_answers_a_constant(tmp_path
     artifacts = preset("normal", prob=0.5)
     path = tmp_path / "new" / "artifacts.csv"
     means = measure(nn.Identity(), path, artifacts)
-    assert list(means) == ["motion", "eddy", "bias field", "ghosting", "noise", "all", "none"]
+    assert list(means) == ["motion", "eddy", "bias field", WITHOUT_GAIN, "ghosting", "noise", "all", "none"]
     for name, (before, after) in means.items():
         assert before == after
         # alone, each is applied for certain, whatever its probability
@@ -48,10 +60,40 @@ def test_a_network_that_changes_nothing_and_one_that_answers_a_constant(tmp_path
             return torch.full_like(image, 0.4)
 
     expected = np.mean([float((scan["image"].float() - 0.4).abs().mean()) for scan in scans()])
+    # the best factor turns a constant into the scan's mean
+    mean_of = np.mean([float((scan["image"].float() - scan["image"].float().mean()).abs().mean()) for scan in scans()])
     constant = measure(Constant(), path, artifacts)
     for name, (before, after) in constant.items():
         assert before == means[name][0]
-        assert after == pytest.approx(expected, rel=1e-4)
+        assert after == pytest.approx(mean_of if name == WITHOUT_GAIN else expected, rel=1e-4)
+
+
+def test_the_part_of_a_bias_field_that_is_a_mere_gain_is_reported_apart(tmp_path):
+    path = tmp_path / "artifacts.csv"
+    # of order 0, the field is the same everywhere; below 1, nothing is clipped
+    darker = measure(Gain(1.2), path, [BiasField(order=0, coefficients=(-0.4, -0.3), keep_mean=False)])
+    assert min(darker["bias field"]) > 0.05
+    assert max(darker[WITHOUT_GAIN]) < 1e-5
+    # a network that scales takes away a gain, and nothing of what varies in space
+    varying = [BiasField(order=1, coefficients=(-0.4, -0.2), keep_mean=False)]
+    same, scaled = measure(nn.Identity(), path, varying), measure(Gain(1.3), path, varying)
+    assert scaled["bias field"][1] < 0.95 * scaled["bias field"][0]
+    assert scaled[WITHOUT_GAIN][1] == pytest.approx(same[WITHOUT_GAIN][0], rel=1e-4)
+    assert 0.02 < same[WITHOUT_GAIN][0] < same["bias field"][0]
+    with open(path, newline="") as file:
+        written = [line for line in csv.DictReader(file) if line["artifact"] == WITHOUT_GAIN]
+    assert len(written) == 3
+    assert np.mean([float(line["error_after"]) for line in written]) == pytest.approx(scaled[WITHOUT_GAIN][1], abs=1e-6)
+
+
+def test_voxels_that_do_not_count_do_not_decide_the_factor():
+    clean = torch.rand(1, 3, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+    image = 0.8 * clean
+    image[..., 3:] = 7.0
+    hidden = clean.clone()
+    hidden[..., 3:] = torch.nan
+    torch.testing.assert_close(without_gain(image, hidden)[..., :3], clean[..., :3])
+    assert not without_gain(torch.zeros_like(clean), clean).any()
 
 
 def test_every_scan_is_written_and_the_seed_decides(tmp_path):
