@@ -23,6 +23,7 @@ SCHEMA = ROOT.parent / "shared" / "zoo" / "meta_schema_20240725.json"
 TRAINING = {
     "pretrain": ["pretrain"],
     "autoencoder": ["pretrain", "autoencoder"],
+    "masked": ["pretrain", "masked"],
     "torchio": ["pretrain", "torchio"],
     "segmentation": ["finetune", "segmentation"],
     "crossings": ["finetune", "crossings"],
@@ -100,7 +101,6 @@ def test_an_artifact_that_torchio_does_not_have_is_refused_before_the_training()
     assert refusal(raised) == "found artifact 'acquisition', expected one that TorchIO has."
 
 
-@pytest.mark.parametrize("overlays", [[], ["paper"], ["resume"]], ids="+".join)
 def test_the_lists_of_artifacts_in_the_docs_can_be_used():
     text = (ROOT / "docs" / "artifacts.md").read_text()
     blocks = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
@@ -117,6 +117,7 @@ def test_the_lists_of_artifacts_in_the_docs_can_be_used():
     assert drawn(several)[:-1] == drawn(preset("normal", prob=1.0))
 
 
+@pytest.mark.parametrize("overlays", [[], ["paper"], ["resume"]], ids="+".join)
 def test_a_fine_tuning_without_a_task_is_refused_before_any_work(overlays):
     workflow = ConfigWorkflow(files(["finetune", *overlays]), logging_file=False)
     with pytest.raises(RuntimeError) as raised:
