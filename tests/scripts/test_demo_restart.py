@@ -21,6 +21,12 @@ def test_a_training_is_begun_gone_on_with_or_left(tmp_path, monkeypatch, saved, 
         assert words[6:] == ("--output_dir", str(tmp_path), "--max_epochs", "3", "--batch_size", "1")
 
 
-def test_metrics_are_read_as_monai_writes_them(tmp_path):
-    (tmp_path / "metrics.csv").write_text("val_macro_f1,0.41110944747924805\n")
-    assert demo.read_metrics(tmp_path) == {"val_macro_f1": pytest.approx(0.411109447)}
+def test_scores_are_the_means_of_each_method(tmp_path):
+    (tmp_path / "baselines.csv").write_text(
+        "method,scan,metric,class,value\n"
+        "network,sub-1,val_macro_f1,gray matter,0.4\n"
+        "network,sub-2,val_macro_f1,gray matter,0.6\n"
+        "network,sub-2,val_loss,,9\n"
+        "majority class,sub-1,val_macro_f1,gray matter,0.25\n"
+    )
+    assert demo.read_scores(tmp_path) == {"network": pytest.approx(0.5), "majority class": 0.25}

@@ -71,19 +71,39 @@ def bundle(shell):
     return lambda run, configs, check=True, **overrides: shell(*bundle_command(run, configs, **overrides), check=check)
 
 
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory, shell):
-    """Folder that the demo filled, and what it printed; one for all processes of pytest."""
+def made_once(tmp_path_factory, name, make):
+    """Folder that ``make`` fills, and what it printed; one for all processes of pytest."""
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
-    folder, output = root / "demo", root / "demo.txt"
-    with FileLock(root / "demo.lock"):
+    folder, output = root / name, root / f"{name}.txt"
+    with FileLock(root / f"{name}.lock"):
         # where it failed in one process it is made again, and fails, in the other
         if not output.is_file():
-            # one process: the other tests have work for the other cores
-            output.write_text(shell("-m", "scripts", "demo", "--out", folder, "--jobs", 1).stdout)
+            output.write_text(make(folder))
     return folder, output.read_text()
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory, shell):
+    """Folder that the demo filled, and what it printed."""
+    # one process: the other tests have work for the other cores
+    return made_once(
+        tmp_path_factory, "demo", lambda folder: shell("-m", "scripts", "demo", "--out", folder, "--jobs", 1).stdout
+    )
+
+
+@pytest.fixture(scope="session")
+def auxiliary(tmp_path_factory, shell):
+    """Folder of an auxiliary phantom cohort, ``raw`` in HCP layout and ``prepared``."""
+
+    def make(folder):
+        raw, prepared = folder / "raw", folder / "prepared"
+        made = shell("-m", "scripts", "phantom", "--kind", "auxiliary", "--subjects", 4, "--out", raw)
+        places = ["--input", raw, "--out", prepared]
+        return made.stdout + shell("-m", "scripts", "prepare", "--layout", "hcp", *places).stdout
+
+    return made_once(tmp_path_factory, "auxiliary", make)[0]
 
 
 @pytest.fixture(scope="session")

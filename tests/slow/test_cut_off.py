@@ -18,9 +18,9 @@ PATIENCE = 180
 
 
 @pytest.fixture
-def options(demo, tmp_path):
+def options(auxiliary, tmp_path):
     return {
-        "dataset_dir": demo[0] / "auxiliary" / "prepared",
+        "dataset_dir": auxiliary / "prepared",
         "output_dir": tmp_path,
         "tracking_uri": f"sqlite:///{tmp_path}/mlflow.db",
         "num_workers": 0,
@@ -70,7 +70,8 @@ def test_a_training_that_was_interrupted_goes_on_from_its_last_epoch(bundle, bun
     [(["pretrain"], "auxiliary", "val_loss"), (["finetune", "segmentation"], "clinical", "val_macro_f1")],
 )
 def test_monais_own_tracking_option_goes_into_the_same_run(configs, cohort, metric, demo, bundle, options, tmp_path):
-    options["dataset_dir"] = demo[0] / cohort / "prepared"
+    if cohort == "clinical":
+        options["dataset_dir"] = demo[0] / cohort / "prepared"
     bundle("training", configs, max_epochs=1, tracking="mlflow", run_name="mine", **options)
     _, runs = tracked(tmp_path, configs[0])
     assert [run.info.run_name for run in runs] == ["mine"]
@@ -113,7 +114,7 @@ def test_the_run_keeps_the_whole_config(bundle, options, tmp_path):
     config = json.loads(Path(path).read_text())
     assert config["seed"] == 5
     assert config["artifacts"] == []
-    assert config["network_def"]["_target_"] == "DynUNet"
+    assert config["network_def"]["_target_"] == "scripts.network.BrainUNet"
     assert run.data.params["pretext"] == "autoencoder"
     # an autoencoder is given what it has to return
     assert run.data.metrics["val_loss_of_input"] == 0

@@ -19,10 +19,10 @@ def blocks():
     return re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
-def test_every_command_runs_in_a_fresh_copy(demo, clone, environment):
+def test_every_command_runs_in_a_fresh_copy(demo, auxiliary, clone, environment):
     folder, _ = demo
     places = {
-        "path/to/hcp": folder / "auxiliary" / "raw",
+        "path/to/hcp": auxiliary / "raw",
         "path/to/bids": folder / "clinical" / "raw",
         "path/to/derivatives": folder / "clinical" / "raw" / "derivatives" / "truth",
         "path/to/sub-01_dwi.nii.gz": folder / "clinical" / "raw" / "sub-01" / "dwi" / "sub-01_dwi.nii.gz",
