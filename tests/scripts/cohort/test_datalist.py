@@ -74,7 +74,23 @@ def test_sessions_of_a_participant_stay_together(cohort):
 def test_entries_have_absolute_paths_of_the_asked_images(cohort):
     entries = load_entries(str(cohort), "training", ["mask"])
     assert [entry["scan"] for entry in entries] == ["sub-01_ses-1", "sub-01_ses-2", "sub-03"]
-    assert entries[0] == {"scan": "sub-01_ses-1", "mask": str(cohort / "sub-01_ses-1_mask.nii.gz")}
+    assert entries[0] == {
+        "scan": "sub-01_ses-1",
+        "participant": "sub-01",
+        "mask": str(cohort / "sub-01_ses-1_mask.nii.gz"),
+    }
+
+
+@pytest.mark.parametrize(("participants", "scans"), [(1, 2), (2, 3), (None, 3)])
+def test_few_participants_come_with_all_of_their_scans(cohort, participants, scans):
+    entries = load_entries(str(cohort), "training", ["mask"], participants=participants)
+    assert [entry["scan"] for entry in entries] == ["sub-01_ses-1", "sub-01_ses-2", "sub-03"][:scans]
+
+
+@pytest.mark.parametrize("participants", [0, 3])
+def test_participants_that_are_not_there_are_said(cohort, participants):
+    with pytest.raises(InputError, match=rf"training: found 2 participants, expected {participants} as asked for"):
+        load_entries(str(cohort), "training", ["mask"], participants=participants)
 
 
 def test_the_checksum_follows_scans_splits_preparation_and_labels_but_not_the_order(cohort):
