@@ -48,7 +48,7 @@ STARTS = {"random": None, "autoencoder": ["autoencoder"], "artifact_removal": []
 LEADING = {"segmentation": "val_macro_f1", "crossings": "val_balanced_accuracy", "direction": "val_angular_error"}
 TRAIN_SIZES = (1, 4)
 SEEDS = (0, 1, 2)
-PRETRAINING_EPOCHS = 30
+PRETRAINING_EPOCHS = 40
 """Each has 21 steps of one scan."""
 STEPS = (100, 200, 400)
 """Steps of one scan after which test subjects are scored; the last is the length of a fine-tuning."""

@@ -4,8 +4,10 @@ A usual U-Net with instance normalisation is blind to a factor on its input, bec
 and sees how much background there is, because the mean over the volume contains it. Attenuation is absolute, and the
 amount of background differs between cohorts. So this network differs in four points:
 
-- A linear projection of the directions comes first. 32 numbers hold the 28 coefficients of spherical harmonics up to
-  order 6. They go to the U-Net, and past it to the output layer: what a scan keeps needs no reconstruction.
+- A linear projection of the directions comes first. It begins as the coefficients of spherical harmonics (SH) up to
+  order 6, of about equal size. They go to the U-Net, and past it to the output layer: what a scan keeps needs no
+  reconstruction. Without it, a network first learns what all directions have in common, and what differs between them
+  last, because that is ten times smaller.
 - The first convolution is not normalised: what passes its ReLU depends on absolute attenuation.
 - All other features are normalised by their mean and variance in the brain, which is where the input is not zero.
 - Features are zero outside the brain, after each layer and at each resolution. So zeros around a scan change nothing.
@@ -16,12 +18,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
+from transforms.diffusion.sh import fit_matrix, n_coefficients, sh_basis, sh_order
+
 EPSILON = 1e-5
 """Added to a variance, as in instance normalisation."""
+
+SH_ORDER = 6
+"""Highest order of the projection: it has 28 coefficients, and attenuations at b = 1000 hold nothing beyond it but
+noise (coefficients of order 6 have a root mean square of 0.001 in real and noise-free brains)."""
+
+SH_FACTORS = {0: 0.7, 2: 10.0, 4: 20.0, 6: 20.0}
+"""Factor of the coefficients of each order. Those of real and simulated brains have a root mean square of 1.4 to 1.5,
+0.08 to 0.10, 0.01 to 0.03 and 0.001 to 0.01; noise has the same in all orders, and so the factors stay at 20."""
 
 
 class BrainNorm(nn.Module):
@@ -130,7 +143,7 @@ class BrainUNet(nn.Module):
         in_channels: int,
         out_channels: int,
         filters: Sequence[int] = (16, 32, 64, 128),
-        projected: int = 32,
+        projected: int = n_coefficients(SH_ORDER),
         skips: bool = True,
     ) -> None:
         super().__init__()
@@ -173,3 +186,53 @@ class BrainUNet(nn.Module):
 
     def _passed(self, features: torch.Tensor) -> torch.Tensor:
         return features if self.skips else torch.zeros_like(features)
+
+
+def see_directions(network: nn.Module, directions: Sequence[Sequence[float]]) -> nn.Module:
+    """Set the projection of a network to SH coefficients of its input, times ``SH_FACTORS``.
+
+    Args:
+        network: network that is changed; one without a projection stays as it is.
+        directions: unit vectors of the channels in world RAS, ``(C, 3)``. Where they support a lower order alone, the
+            other channels of the projection stay as they are.
+
+    Returns:
+        the network.
+    """
+    if isinstance(network, BrainUNet):
+        analysis, _ = _sh_matrices(np.asarray(directions, dtype=np.float64), len(network.projection.weight))
+        with torch.no_grad():
+            network.projection.weight[: len(analysis), :, 0, 0, 0] = analysis.to(network.projection.weight)
+    return network
+
+
+def start_as_copy(network: nn.Module, directions: Sequence[Sequence[float]]) -> nn.Module:
+    """Let a network for restoration start by returning its input, up to ``SH_ORDER``; one without projection, zero.
+
+    A random output layer returns random mixtures, which a training has to remove first (``docs/artifacts.md`` has the
+    effect). Residual networks start in a similar way, with zeros in the last normalisation of each block (Goyal et al.,
+    arXiv:1706.02677, section 5.1).
+
+    Args:
+        network: network that is changed: its projection, if there is one, and its output layer.
+        directions: unit vectors of the channels in world RAS, ``(C, 3)``.
+
+    Returns:
+        the network.
+    """
+    for parameter in network.get_submodule("output_block").parameters():
+        nn.init.zeros_(parameter)
+    if isinstance(network, BrainUNet):
+        see_directions(network, directions)
+        _, synthesis = _sh_matrices(np.asarray(directions, dtype=np.float64), len(network.projection.weight))
+        with torch.no_grad():
+            network.output_block.weight[:, : synthesis.shape[1], 0, 0, 0] = synthesis.to(network.output_block.weight)
+    return network
+
+
+def _sh_matrices(directions: np.ndarray, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the matrices from attenuations to scaled coefficients, ``(K, C)``, and back, ``(C, K)``."""
+    order = max(o for o in range(0, sh_order(directions, SH_ORDER) + 1, 2) if n_coefficients(o) <= channels)
+    factors = np.concatenate([np.full(2 * degree + 1, SH_FACTORS[degree]) for degree in range(0, order + 1, 2)])
+    analysis = factors[:, None] * fit_matrix(directions, order, smoothing=0.0)
+    return torch.from_numpy(analysis), torch.from_numpy(sh_basis(directions, order) / factors)

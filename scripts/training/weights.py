@@ -199,25 +199,6 @@ def initialise(
     return network
 
 
-def start_at_zero(network: nn.Module, layer: str = "output_block") -> nn.Module:
-    """Set the output layer to zero, so that a training for restoration starts from zero instead of random output.
-
-    A random output layer returns random mixtures of its inputs, which are far from 64 nearly equal volumes. A training
-    has to remove these mixtures first (``docs/artifacts.md`` has the effect). Residual networks start in a similar way,
-    with zeros in the last normalisation of each block (Goyal et al., arXiv:1706.02677, section 5.1).
-
-    Args:
-        network: network whose layer is changed.
-        layer: name of the layer; all its parameters become 0.
-
-    Returns:
-        the network.
-    """
-    for parameter in network.get_submodule(layer).parameters():
-        nn.init.zeros_(parameter)
-    return network
-
-
 def describe_origin(pretrained: str | None) -> dict[str, str]:
     """Say what a training starts from.
 

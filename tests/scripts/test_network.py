@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from scripts.network import BrainNorm, BrainUNet
+from scripts.network import SH_ORDER, BrainNorm, BrainUNet, see_directions, start_as_copy
+from transforms.diffusion.scheme import default_scheme
+from transforms.diffusion.sh import n_coefficients, sh_basis
 
 CONFIGS = Path(__file__).parents[2] / "bundle" / "configs"
 SHAPE = (24, 32, 16)
@@ -81,21 +84,17 @@ def test_features_of_the_norm_have_mean_0_and_variance_1_in_the_brain_and_are_ze
 
 
 @torch.no_grad()
-def test_without_skips_fine_detail_does_not_reach_the_output():
-    torch.manual_seed(6)
-    image, checkers = brain(), torch.ones(1, 1, *SHAPE)
-    checkers[..., ::2, :, :] = 0.9
-
-    def change(skips):
+def test_without_skips_all_goes_through_the_coarsest_features():
+    def follows_input(skips):
         torch.manual_seed(7)
         made = BrainUNet(64, 5, skips=skips).eval()
-        output = made(image * checkers) - made(image)
-        # what alternates between neighbours, against the whole change
-        return (output[..., 1::2, :, :] - output[..., ::2, :, :]).abs().mean() / output.abs().mean()
+        made.encoder[-1].register_forward_hook(lambda module, given, features: torch.zeros_like(features))
+        return not torch.equal(made(brain(seed=1)), made(brain(seed=2)))
 
+    assert follows_input(True)
+    assert not follows_input(False)
     names = [BrainUNet(64, 5, skips=skips).state_dict().keys() for skips in (True, False)]
     assert names[0] == names[1]
-    assert change(False) < change(True)
 
 
 @torch.no_grad()
@@ -103,6 +102,66 @@ def test_torchscript_gives_the_same_output_at_another_size(network):
     script = torch.jit.script(network)
     image = brain((16, 8, 24), 4)
     assert torch.allclose(script(image), network(image), atol=1e-6)
+
+
+def in_directions(seed=0, order=SH_ORDER):
+    """The same brain with an SH signal of an order on the default scheme."""
+    inside = (brain(seed=seed) != 0).any(dim=1)[0]
+    coefficients = torch.randn(n_coefficients(order), *SHAPE, generator=torch.Generator().manual_seed(seed))
+    basis = torch.from_numpy(sh_basis(default_scheme(), order)).float()
+    return (0.5 + 0.02 * torch.einsum("ck,kxyz->cxyz", basis, coefficients))[None] * inside, inside
+
+
+@torch.no_grad()
+def test_restoration_starts_by_returning_what_the_harmonics_hold():
+    made = start_as_copy(BrainUNet(64, 64), default_scheme().tolist()).eval()
+    image, inside = in_directions()
+    torch.testing.assert_close(made(image)[0][:, inside], image[0][:, inside], atol=1e-5, rtol=0)
+    fine, _ = in_directions(order=8)
+    assert (made(fine) - fine)[0][:, inside].abs().mean() > 0.01
+    closed = start_as_copy(BrainUNet(64, 64, skips=False), default_scheme().tolist()).eval()
+    assert not closed(image).any()
+
+
+def test_the_projection_has_coefficients_of_about_one_size():
+    made = see_directions(BrainUNet(64, 4), default_scheme().tolist())
+    image, inside = in_directions()
+    basis = sh_basis(default_scheme(), SH_ORDER)
+    expected = np.linalg.lstsq(basis, image[0][:, inside].numpy(), rcond=None)[0]
+    factors = np.repeat([0.7, 10.0, 20.0, 20.0], [1, 5, 9, 13])
+    found = made.projection(image).detach()[0][:, inside].numpy()
+    np.testing.assert_allclose(found, factors[:, None] * expected, atol=1e-4)
+
+
+def test_few_directions_get_the_harmonics_that_they_support():
+    axes = np.array([[1, 1, 0], [1, -1, 0], [1, 0, 1], [1, 0, -1], [0, 1, 1], [0, 1, -1]]) / np.sqrt(2)
+    made = BrainUNet(6, 6, filters=(2, 4, 4))
+    before = made.projection.weight.detach().clone()
+    start_as_copy(made, axes.tolist())
+    assert torch.equal(made.projection.weight[6:], before[6:])
+    image = brain(seed=4)[:, :6]
+    inside = (image != 0).any(dim=1)[0]
+    torch.testing.assert_close(made.eval()(image).detach()[0][:, inside], image[0][:, inside], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("overlays", [[], ["autoencoder"], ["autoencoder", "without_skips"], ["paper"]])
+def test_pretraining_learns_in_every_layer(overlays, monkeypatch):
+    torch.manual_seed(3)
+    parser = ConfigParser()
+    parser.read_config([str(CONFIGS / f"{name}.json") for name in ["pretrain", *overlays]])
+    parser.update({"device": "$torch.device('cpu')", "preparation": {"scheme": default_scheme().tolist()}})
+    network = parser.get_parsed_content("network")
+    target, inside = in_directions()
+    noisy = (target + 0.1 * torch.randn(target.shape)) * inside
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (network(noisy) - target)[0][:, inside].abs().mean().backward()
+        optimizer.step()
+    assert network(noisy).any()
+    unused = {"projection.weight"} if "without_skips" in overlays else set()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad.any() or name in unused, name
 
 
 @pytest.mark.parametrize("overlays", [["pretrain"], ["finetune", "direction"]])

@@ -16,7 +16,6 @@ from scripts.training.weights import (
     initialise,
     load_network,
     read_checkpoint,
-    start_at_zero,
     transfer_weights,
     transferred,
 )
@@ -73,36 +72,6 @@ def test_the_network_has_the_documented_size(pretrained):
     pooled = torch.zeros(1, 64, 8, 16, 8)
     with torch.no_grad():
         assert pretrained.eval()(pooled).shape == pooled.shape
-
-
-@pytest.mark.parametrize("overlays", [[], ["autoencoder"]], ids=["artifact removal", "autoencoder"])
-def test_pretraining_starts_with_no_output_and_learns_in_every_layer(overlays):
-    torch.manual_seed(3)
-    parser = ConfigParser()
-    parser.read_config([str(CONFIGS / f"{name}.json") for name in ["pretrain", *overlays]])
-    parser["device"] = "cpu"
-    network = parser.get_parsed_content("network")
-    image = torch.rand(1, 64, 16, 8, 24)
-    assert not network(image).any()
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
-    for _ in range(2):
-        optimizer.zero_grad()
-        (network(image) - image).abs().mean().backward()
-        optimizer.step()
-    assert network(image).any()
-    for name, parameter in network.named_parameters():
-        assert parameter.grad.any(), name
-
-
-def test_only_the_layer_that_is_named_starts_at_zero(finetuned):
-    before = tensors(finetuned)
-    assert before["output_block.weight"].any()
-    assert start_at_zero(finetuned, "output_block") is finetuned
-    for key, value in tensors(finetuned).items():
-        if key.startswith("output_block."):
-            assert not value.any(), key
-        else:
-            assert torch.equal(value, before[key]), key
 
 
 def test_all_tensors_but_those_of_the_output_layer_are_taken_over(pretrained, finetuned, checkpoint, caplog):
