@@ -42,13 +42,14 @@ COLUMNS = ("task", "start", "subjects", "seed", "weights", "scan", "metric", "va
 COHORTS = {"auxiliary": ("hcp", 24, 21, (21, 3, 0)), "clinical": ("bids", 14, 31, (4, 2, 8))}
 """Layout, number of subjects, seed and splits of the phantoms."""
 
-STARTS = {"random": None, "autoencoder": ["autoencoder"], "artifact_removal": []}
-"""Overlays of ``pretrain.json``, by start; None for no pretraining."""
+STARTS = {"random": None, "autoencoder": ["autoencoder", "without_skips"], "artifact_removal": []}
+"""Overlays of ``pretrain.json``, by start; None for no pretraining. An autoencoder with skips returns its input from the
+first step on, so it has nothing to learn."""
 
 LEADING = {"segmentation": "val_macro_f1", "crossings": "val_balanced_accuracy", "direction": "val_angular_error"}
 TRAIN_SIZES = (1, 4)
 SEEDS = (0, 1, 2)
-PRETRAINING_EPOCHS = 40
+PRETRAINING_EPOCHS = 30
 """Each has 21 steps of one scan."""
 STEPS = (100, 200, 400)
 """Steps of one scan after which test subjects are scored; the last is the length of a fine-tuning."""
