@@ -43,8 +43,8 @@ COHORTS = {"auxiliary": ("hcp", 24, 21, (21, 3, 0)), "clinical": ("bids", 14, 31
 """Layout, number of subjects, seed and splits of the phantoms."""
 
 STARTS = {"random": None, "autoencoder": ["autoencoder", "without_skips"], "artifact_removal": []}
-"""Overlays of ``pretrain.json``, by start; None for no pretraining. An autoencoder with skips returns its input from the
-first step on, so it has nothing to learn."""
+"""Overlays of ``pretrain.json``, by start; None for no pretraining. An autoencoder with skips returns its input from
+the first step on, so it has nothing to learn."""
 
 LEADING = {"segmentation": "val_macro_f1", "crossings": "val_balanced_accuracy", "direction": "val_angular_error"}
 TRAIN_SIZES = (1, 4)

@@ -249,6 +249,7 @@ DIFFERENT = {
     "learning_rate",
     "task",
     "initialised::_target_",
+    "initialised::network",
     "network",
     "optimizer::params",
     "tracker::parameters::initialisation",

@@ -163,7 +163,8 @@ def test_what_is_right_passes_and_leaves_nothing(initialize, names, tmp_path):
 
 @pytest.mark.parametrize("device", ["cpu", "$torch.device('cpu')"])
 def test_a_device_may_be_a_word(initialize, device):
-    network = initialize(PRETRAIN, device=device).parser.get_parsed_content("network")
+    # a network that begins without the directions of a cohort
+    network = initialize(PRETRAIN, device=device, initialised="@network_def").parser.get_parsed_content("network")
     assert next(network.parameters()).device == torch.device("cpu")
 
 
