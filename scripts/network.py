@@ -2,12 +2,14 @@
 
 A usual U-Net with instance normalisation is blind to a factor on its input, because the first normalisation cancels it,
 and sees how much background there is, because the mean over the volume contains it. Attenuation is absolute, and the
-amount of background differs between cohorts. So this network differs in four points:
+amount of background differs between cohorts. So this network differs in these points:
 
 - A linear projection of the directions comes first. It begins as the coefficients of spherical harmonics (SH) up to
   order 6, of about equal size. They go to the U-Net, and past it to the output layer: what a scan keeps needs no
   reconstruction. Without it, a network first learns what all directions have in common, and what differs between them
   last, because that is ten times smaller.
+- On the way past it, each coefficient is multiplied by a gate from 0 to 2, which the U-Net sets in each voxel. So it can
+  lower what is noise in a noisy scan and leave it in a clean one.
 - The first convolution is not normalised: what passes its ReLU depends on absolute attenuation.
 - All other features are normalised by their mean and variance in the brain, which is where the input is not zero.
 - Features are zero outside the brain, after each layer and at each resolution. So zeros around a scan change nothing.
@@ -153,10 +155,14 @@ class BrainUNet(nn.Module):
         first = Block(projected, filters[0], absolute=True)
         self.encoder = nn.ModuleList([first, *(Block(fine, coarse, stride=2) for fine, coarse in levels)])
         self.decoder = nn.ModuleList([UpBlock(coarse, fine) for fine, coarse in reversed(levels)])
+        self.gate = nn.Conv3d(filters[0], projected, 1)
         self.output_block = nn.Conv3d(projected + filters[0], out_channels, 1)
         for module in self.modules():
             if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        # all gates begin at 1
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Map attenuations.
@@ -182,7 +188,8 @@ class BrainUNet(nn.Module):
         for step, up in enumerate(self.decoder):
             level = len(encoded) - 2 - step
             features = up(features, encoded[level], brains[level])
-        return self.output_block(torch.cat([self._passed(projected), features], dim=1))
+        passed = self._passed(projected) * (2.0 * torch.sigmoid(self.gate(features)))
+        return self.output_block(torch.cat([passed, features], dim=1))
 
     def _passed(self, features: torch.Tensor) -> torch.Tensor:
         return features if self.skips else torch.zeros_like(features)
