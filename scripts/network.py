@@ -8,8 +8,8 @@ amount of background differs between cohorts. So this network differs in these p
   order 6, of about equal size. They go to the U-Net, and past it to the output layer: what a scan keeps needs no
   reconstruction. Without it, a network first learns what all directions have in common, and what differs between them
   last, because that is ten times smaller.
-- On the way past it, each coefficient is multiplied by a gate from 0 to 2, which the U-Net sets in each voxel. So it can
-  lower what is noise in a noisy scan and leave it in a clean one.
+- On the way past it, each coefficient is multiplied by a gate from 0 to 2, which the U-Net sets in each voxel. So it
+  can lower what is noise in a noisy scan and leave it in a clean one.
 - The first convolution is not normalised: what passes its ReLU depends on absolute attenuation.
 - All other features are normalised by their mean and variance in the brain, which is where the input is not zero.
 - Features are zero outside the brain, after each layer and at each resolution. So zeros around a scan change nothing.
