@@ -49,7 +49,7 @@ the first step on, so it has nothing to learn."""
 LEADING = {"segmentation": "val_macro_f1", "crossings": "val_balanced_accuracy", "direction": "val_angular_error"}
 TRAIN_SIZES = (1, 4)
 SEEDS = (0, 1, 2)
-PRETRAINING_EPOCHS = 30
+PRETRAINING_EPOCHS = 25
 """Each has 21 steps of one scan."""
 STEPS = (100, 200, 400)
 """Steps of one scan after which test subjects are scored; the last is the length of a fine-tuning."""
