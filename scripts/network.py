@@ -161,8 +161,8 @@ class BrainUNet(nn.Module):
             if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         # all gates begin at 1
-        nn.init.zeros_(self.gate.weight)
-        nn.init.zeros_(self.gate.bias)
+        for parameter in self.gate.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Map attenuations.
