@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
+from scripts.io.raw_scan import open_scan
 from scripts.phantom import write_phantom
 from transforms import ScanToInput
 from transforms.artifacts import ScanInfo, Undersampling, preset
@@ -30,8 +31,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = write_phantom("clinical", 1, 0, Path(folder) / "raw", "standard")
         stem = root / "sub-01" / "dwi" / "sub-01_dwi"
-        files = {"dwi": f"{stem}.nii.gz", "bval": f"{stem}.bval", "bvec": f"{stem}.bvec"}
-        scan = ScanToInput()(files)
+        scan = ScanToInput()({"raw_scan": open_scan(f"{stem}.nii.gz")})
     image, b0, mask = (scan[key].as_tensor().float() for key in ("image", "b0", "mask"))
     info = ScanInfo(np.asarray(scan["image"].affine), scan["gradients"][:, :3], b0, mask)
     artifacts = [*preset("normal", prob=1.0), Undersampling(measured=(12, 12)), *preset("physical")]
