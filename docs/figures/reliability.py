@@ -1,4 +1,4 @@
-"""Print what `prepare` makes of unusual and broken inputs, as the table of docs/reliability.md.
+"""Print what `prepare` makes of unusual and broken scans, as the first table of docs/reliability.md.
 
 python docs/figures/reliability.py
 """
@@ -9,10 +9,12 @@ import gzip
 import json
 import logging
 import struct
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -175,7 +177,23 @@ _changed(
         [voxels[..., :2], np.random.default_rng(1).rayleigh(20, (*SHAPE, 64)).astype(np.float32)], axis=3
     ),
 )
+_changed("one direction at a tenth of its signal", lambda voxels: voxels * np.r_[np.ones(9), 0.1, np.ones(56)])
+_changed("three slices of one direction empty", _put(np.s_[:, :, 16:19, 9], 0))
 _changed("one voxel NaN", _put((22, 23, 18, 5), np.nan))
+
+
+def _codes(title: str, sform: int, qform: int, mirrored: bool = False) -> None:
+    @case(title)
+    def _(root: Path) -> None:
+        path = Path(f"{scan(root)}.nii.gz")
+        image = nib.load(path)
+        image.set_sform(image.affine @ np.diag([-1, 1, 1, 1]) if mirrored else image.affine, sform)
+        image.set_qform(image.affine, qform)
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj), None, image.header), path)
+
+
+_codes("header without an orientation (codes 0)", 0, 0)
+_codes("header whose sform and qform disagree on left and right", 1, 1, mirrored=True)
 
 
 @case("cut off after half of the file")
@@ -238,30 +256,45 @@ def _(root: Path) -> None:
     nib.save(nib.load(f"{stem}.nii.gz"), f"{stem}.nii")
 
 
-def main() -> None:
-    """Prepare each input and print its row."""
+def answers_of(attempt: Callable[[], object]) -> list[str]:
+    """Say why an attempt is refused."""
+    try:
+        attempt()
+    except Exception as error:
+        return [reason(error)]
+    return ["taken"]
+
+
+def answers(root: Path, out: Path, layout: str = "bids", **options: Any) -> list[str]:
+    """Prepare a cohort; say what each scan gets."""
+    try:
+        outcomes = prepare_cohort(layout, root, out, **options)
+    except Exception as error:
+        return [reason(error)]
+    said = [f"{outcome.item}: {outcome.failure}" for outcome in outcomes if outcome.failure]
+    rows = (out / TABLE).read_text().splitlines()[1:] if (out / TABLE).is_file() else []
+    for row in rows:
+        name, *_, order, _, _, notes = row.split("\t")
+        said.append(f"{name} prepared, order {order}" + (f"; note: {notes}" if notes else ""))
+    return said
+
+
+def print_table(cases: Mapping[str, Callable[[Path], list[str]]]) -> None:
+    """Try each input in a folder of its own and print its row."""
     logging.disable(logging.WARNING)
     print("| input | what it gets |\n|---|---|")
-    for title, make in CASES.items():
-        with TemporaryDirectory() as folder:
-            root, out = Path(folder) / "raw", Path(folder) / "out"
-            root.mkdir()
-            options = make(root) or {}
-            stderr, sys.stderr = sys.stderr, open(Path(folder) / "log", "w")  # noqa: SIM115 (the progress bar)
-            try:
-                outcomes = prepare_cohort("bids", root, out, split=(1, 0, 0), **options)
-            except Exception as error:
-                answers = [reason(error)]
-            else:
-                answers = [f"{outcome.item}: {outcome.failure}" for outcome in outcomes if outcome.failure]
-                rows = (out / TABLE).read_text().splitlines()[1:] if (out / TABLE).is_file() else []
-                for row in rows:
-                    name, *_, order, _, _, notes = row.split("\t")
-                    answers.append(f"{name} prepared, order {order}" + (f"; note: {notes}" if notes else ""))
-            sys.stderr = stderr
-            said = "<br>".join(answer.replace(f"{folder}/", "") for answer in answers)
-            print(f"| {title} | {said} |", flush=True)
+    for title, attempt in cases.items():
+        with TemporaryDirectory() as folder, open(Path(folder) / "log", "w") as log, redirect_stderr(log):
+            said = "<br>".join(attempt(Path(folder)))
+        print(f"| {title} | {said.replace(f'{folder}/', '')} |", flush=True)
+
+
+def _prepared(make: Callable[[Path], dict | None], folder: Path) -> list[str]:
+    root = folder / "raw"
+    root.mkdir()
+    options = make(root) or {}
+    return answers(root, folder / "out", split=(1, 0, 0), **options)
 
 
 if __name__ == "__main__":
-    main()
+    print_table({title: partial(_prepared, make) for title, make in CASES.items()})
