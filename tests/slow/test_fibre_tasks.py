@@ -17,7 +17,7 @@ def test_crossings_from_training_to_the_map_of_a_raw_scan(demo, bundle, tmp_path
     bundle("evaluating", ["finetune", "crossings", "evaluate"], **evaluated)
     rows = (tmp_path / "1" / "evaluation" / "baselines.csv").read_text().splitlines()
     methods = {row.split(",")[0] for row in rows[1:]}
-    assert methods == {"network", "majority class", "deconvolution (label method)"}
+    assert methods == {"network", "majority class", "atlas", "deconvolution (label method)"}
 
     scan = raw / "sub-01" / "dwi" / "sub-01_dwi.nii.gz"
     bundle("inference", ["inference_crossings"], dwi=scan, ensemble=repr(networks), output_dir=tmp_path / "maps")
