@@ -187,8 +187,8 @@ def _codes(title: str, sform: int, qform: int, mirrored: bool = False) -> None:
     def _(root: Path) -> None:
         path = Path(f"{scan(root)}.nii.gz")
         image = nib.load(path)
-        image.set_sform(image.affine @ np.diag([-1, 1, 1, 1]) if mirrored else image.affine, sform)
-        image.set_qform(image.affine, qform)
+        image.set_sform(AFFINE @ np.diag([-1, 1, 1, 1]) if mirrored else AFFINE, sform)
+        image.set_qform(AFFINE, qform)
         nib.save(nib.Nifti1Image(np.asarray(image.dataobj), None, image.header), path)
 
 
