@@ -28,7 +28,7 @@ from scripts.training.checkpoints import latest_checkpoint
 from scripts.training.weights import read_checkpoint
 from transforms.errors import InputError
 
-EPOCHS = 6
+EPOCHS = 4
 KINDS = {"pretrain": ["pretrain"], "fine-tuning": ["finetune", "segmentation"]}
 TINY: dict[str, Any] = {
     "max_epochs": EPOCHS,
