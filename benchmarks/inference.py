@@ -19,6 +19,7 @@ from benchmarks.timing import report, side_by_side
 from scripts.phantom import write_phantom
 from transforms.diffusion.csd import MIN_SEPARATION_DEGREES, RELATIVE_THRESHOLD, estimate_response
 from transforms.diffusion.dti import dipy_table, fit_tensor_wls
+from transforms.diffusion.scheme import default_scheme
 from transforms.label_classes import MAX_NUFO
 
 CONFIG = Path("bundle/configs/inference_direction.json")
@@ -35,7 +36,9 @@ def main() -> None:
         root = write_phantom("clinical", 1, 0, Path(folder) / "raw", "standard")
         parser = ConfigParser(json.loads(CONFIG.read_text()))
         checkpoint = Path(folder) / "model.pt"
-        torch.save({"network": parser.get_parsed_content("network_def").state_dict()}, checkpoint)
+        preparation = {"bvalue": 1000.0, "voxel_size": 2.4, "scheme": default_scheme().tolist()}
+        origin = {"parameters": {"task": "direction"}, "preparation": preparation}
+        torch.save({"network": parser.get_parsed_content("network_def").state_dict(), "origin": origin}, checkpoint)
         parser["dwi"] = str(root / "sub-01" / "dwi" / "sub-01_dwi.nii.gz")
         parser["checkpoint"], parser["output_dir"] = str(checkpoint), str(Path(folder) / "maps")
         parser.parse(reset=True)

@@ -186,11 +186,13 @@ def test_members_are_decoded_one_by_one():
 
 
 def test_an_ensemble_has_each_checkpoint_once(tmp_path):
+    preparation = {"bvalue": 1000.0, "voxel_size": 2.4, "scheme": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]}
+    origin = {"parameters": {"task": "crossings"}, "preparation": preparation}
     paths = []
     for seed in range(3):
         torch.manual_seed(seed)
         paths.append(str(tmp_path / f"{seed}.pt"))
-        torch.save({"network": nn.Conv3d(2, 4, 1).state_dict()}, paths[-1])
+        torch.save({"network": nn.Conv3d(2, 4, 1).state_dict(), "origin": origin}, paths[-1])
     image = torch.rand(1, 2, 3, 4, 5)
     together = load_networks(nn.Conv3d(2, 4, 1), paths)(image)
     single = [load_networks(nn.Conv3d(2, 4, 1), path)(image) for path in paths]
