@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 # two processes that each take whole files, so that what a file's tests share is made once; one thread each, or the
 # threads of the two and of what they start would wait for each other
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25 --durations-min 5
 
 .PHONY: demo test test-fast lint format bench clean
 
