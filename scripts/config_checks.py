@@ -41,7 +41,7 @@ UNREFERRED = {
 }
 """Ids that nothing in a config may refer to: MONAI reads them, or an evaluation does."""
 
-OF_PAPER = {"encoding", "direction_losses", "preset", "gain"}
+OF_PAPER = {"encoding", "direction_losses", "preset", "gain", "clean_share"}
 """Ids that ``paper.json`` sets or replaces for trainings of all kinds, and that one kind has no use for."""
 
 SECTIONS = ("train", "validate")
@@ -99,6 +99,7 @@ VALUES: dict[str, Kind] = {
     **dict.fromkeys(("num_workers", "loader_workers", "seed", "validation_seed"), INDEX),
     **dict.fromkeys(("learning_rate", "bvalue", "voxel_size"), POSITIVE),
     **dict.fromkeys(("b0_max", "warmup_epochs", "new_epochs", "transferred_rate"), NOT_NEGATIVE),
+    "clean_share": Kind("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1),
     "decay": _one_of(*DECAYS),
     **dict.fromkeys(("resume", "log_paths", "debug"), FLAG),
     "encoding": _one_of(*CHANNELS),

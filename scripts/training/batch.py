@@ -12,7 +12,7 @@ import torch
 from monai.data import MetaTensor, pad_list_data_collate
 
 from transforms.artifacts import Artifact, ArtifactParams, ScanInfo, apply_artifacts, sample_artifacts
-from transforms.artifacts.base import check_range, uniform
+from transforms.artifacts.base import check_probability, check_range, uniform
 from transforms.artifacts.rows import on_device
 
 
@@ -26,13 +26,18 @@ class SelfSupervisedBatch:
         artifacts: artifacts in the order in which they are applied; none for an autoencoder, or if the loader applies
             them.
         directions: unit vectors of the channels in world RAS, ``(C, 3)``; an acquisition needs them.
-        gain: range of a factor on a scan before its artifacts, and on its target. Its logarithm is uniform. A cohort of
-            similar brains teaches a network their mean attenuation; with this factor it learns to keep that of a scan.
         seed: seed that gives a scan the same artifacts every time, as a validation needs. None draws anew each time,
             from seeds of torch's global generator.
+        gain: range of a factor on a scan before its artifacts, and on its target. Its logarithm is uniform. A cohort of
+            similar brains teaches a network their mean attenuation; with this factor it learns to keep that of a scan.
+        clean_share: share of the scans that get no artifact, 0 to 1, so that a network learns to leave them as they
+            are.
 
     Attributes:
         params: artifacts of each image of the last batch.
+
+    Raises:
+        InputError: an argument is out of its limits.
     """
 
     def __init__(
@@ -41,10 +46,12 @@ class SelfSupervisedBatch:
         directions: Sequence[Sequence[float]] | None = None,
         seed: int | None = None,
         gain: Sequence[float] = (1.0, 1.0),
+        clean_share: float = 0.0,
     ) -> None:
         self.artifacts = list(artifacts)
         lowest, highest = check_range("gain", gain, minimum=0.01, maximum=100.0)
         self.log_gain = (math.log(lowest), math.log(highest))
+        self.clean_share = check_probability("clean_share", clean_share)
         self.directions = None if directions is None else np.asarray(directions, dtype=np.float64)
         self.seed = seed
         self.params: list[list[ArtifactParams]] = []
@@ -81,14 +88,23 @@ class SelfSupervisedBatch:
             gains = on_device(factors, image)[:, None, None, None, None]
             image, label = image * gains, label * gains
         if self.artifacts:
-            self.params = [sample_artifacts(self.artifacts, generator, image.shape[1:]) for generator in generators]
+            self.params = [
+                sample_artifacts(self.artifacts, generator, image.shape[1:], self.clean_share)
+                for generator in generators
+            ]
             b0 = plain.get("b0", [None] * len(image))
             scans = [
                 ScanInfo(affine, self.directions, *of_scan)
                 for affine, *of_scan in zip(affines(batch["image"]), b0, inside, strict=True)
             ]
             image = apply_artifacts(image, self.params, scans)
-        return image.clamp(0.0, 1.0) * inside, torch.where(inside, label, torch.nan)
+        return self._blank(image.clamp(0.0, 1.0) * inside, torch.where(inside, label, torch.nan), generators)
+
+    def _blank(
+        self, image: torch.Tensor, target: torch.Tensor, generators: Sequence[torch.Generator]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return input and target of a pretext that hides a part of the input; each image has its generator."""
+        return image, target
 
     def _generator(self, name: str) -> torch.Generator:
         if self.seed is None:

@@ -6,13 +6,12 @@ with the blocks blanked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from scripts.training.batch import SelfSupervisedBatch
-from transforms.artifacts import Artifact
 from transforms.artifacts.base import check_integer, check_range, uniform
 
 BLOCK = 8
@@ -27,55 +26,30 @@ class MaskedVoxelsBatch(SelfSupervisedBatch):
 
     All directions of a voxel are masked together, because one direction is easily told from its neighbours. A masked
     voxel gets the mean of each direction over the voxels of the brain that are seen. So it is not taken for background,
-    and the mean of the input does not depend on the share that is masked. Outside the brain the input stays 0.
+    and the mean of the input does not depend on the share that is masked. Outside the brain the input stays 0. The
+    target is NaN outside the brain and where the input is not masked.
 
     Args:
-        artifacts: as :class:`SelfSupervisedBatch` takes them, like the next three; masked are the corrupted scans.
-        directions: unit vectors of the channels in world RAS, ``(C, 3)``.
-        seed: seed that gives a scan the same artifacts and blocks every time.
-        gain: range of a factor on a scan.
+        args: as :class:`SelfSupervisedBatch` takes them, like ``kwargs``; masked are the corrupted scans.
         share: range of the share of blocks that are masked, uniform, 0 to 1. The blocks cover the whole volume, so the
             share of the brain varies around it.
         block: side of a block in voxels.
+        kwargs: see ``args``.
 
     Raises:
         InputError: an argument is out of its limits.
     """
 
-    def __init__(
-        self,
-        artifacts: Sequence[Artifact[Any]] = (),
-        directions: Sequence[Sequence[float]] | None = None,
-        seed: int | None = None,
-        gain: Sequence[float] = (1.0, 1.0),
-        share: Sequence[float] = (0.6, 0.75),
-        block: int = BLOCK,
-    ) -> None:
-        super().__init__(artifacts, directions, seed, gain)
+    def __init__(self, *args: Any, share: Sequence[float] = (0.6, 0.75), block: int = BLOCK, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.share = check_range("share", share, 0, 1)
         self.block = check_integer("block", block, 1)
 
-    def __call__(
-        self,
-        batch: Mapping[str, Any],
-        device: str | torch.device | None = None,
-        non_blocking: bool = False,
-        **_: Any,
+    def _blank(
+        self, image: torch.Tensor, target: torch.Tensor, generators: Sequence[torch.Generator]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Prepare a batch.
-
-        Args:
-            batch: ``image``, ``(B, C, X, Y, Z)``; ``mask``, ``(B, 1, X, Y, Z)``; ``scan``, the names of the scans.
-            device: device of the input and the target.
-            non_blocking: whether the copy to a GPU may overlap with what follows.
-
-        Returns:
-            input and target, both float32 ``(B, C, X, Y, Z)``; the target is NaN outside the brain and where the input
-            is not masked.
-        """
-        image, target = super().__call__(batch, device, non_blocking)
-        masked = torch.stack([self._masked(image.shape[2:], self._generator(name)) for name in batch["scan"]])
-        masked = masked.unsqueeze(1).to(image.device, non_blocking=non_blocking)
+        masked = torch.stack([self._masked(image.shape[2:], generator) for generator in generators])
+        masked = masked.unsqueeze(1).to(image.device)
         inside = ~torch.isnan(target[:, :1])
         seen = inside & ~masked
         mean = (image * seen).sum(dim=(2, 3, 4), keepdim=True) / seen.sum(dim=(2, 3, 4), keepdim=True).clamp(min=1)

@@ -124,9 +124,7 @@ class Artifact(ABC, Generic[P]):
     """Name of the artifact, as in its parameters."""
 
     def __init__(self, prob: float) -> None:
-        if not _is_number(prob) or not 0 <= prob <= 1:
-            raise InputError(f"prob: found {prob!r}, expected a probability from 0 to 1.")
-        self.prob = float(prob)
+        self.prob = check_probability("prob", prob)
 
     @abstractmethod
     def sample(self, generator: torch.Generator, shape: Sequence[int]) -> P:
@@ -167,6 +165,17 @@ def check_range(
         limits = "" if minimum == -math.inf and maximum == math.inf else f" from {minimum:g} to {maximum:g}"
         raise InputError(f"{name}: found {value!r}, expected a range [low, high] of two ascending numbers{limits}.")
     return float(value[0]), float(value[1])
+
+
+def check_probability(name: str, value: float) -> float:
+    """Check a probability, and return it.
+
+    Raises:
+        InputError: the value is not a number from 0 to 1; the message names the argument.
+    """
+    if not _is_number(value) or not 0 <= value <= 1:
+        raise InputError(f"{name}: found {value!r}, expected a probability from 0 to 1.")
+    return float(value)
 
 
 def check_integer(name: str, value: int, minimum: int, maximum: float = math.inf) -> int:

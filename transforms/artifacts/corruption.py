@@ -74,7 +74,7 @@ def preset(name: str, phase_encoding: int = 1, prob: float | None = None) -> lis
 
 
 def sample_artifacts(
-    artifacts: Sequence[Artifact[Any]], generator: torch.Generator, shape: Sequence[int]
+    artifacts: Sequence[Artifact[Any]], generator: torch.Generator, shape: Sequence[int], clean_share: float = 0.0
 ) -> list[ArtifactParams]:
     """Draw which artifacts one image gets, and their parameters.
 
@@ -82,10 +82,13 @@ def sample_artifacts(
         artifacts: in the order in which they are applied.
         generator: generator on the CPU.
         shape: shape of the image, ``(C, X, Y, Z)``.
+        clean_share: probability that the image gets none, whatever the probability of each is.
 
     Returns:
         parameters of the artifacts that the image gets, in order.
     """
+    if clean_share and float(torch.rand((), generator=generator)) < clean_share:
+        return []
     return [
         artifact.sample(generator, shape)
         for artifact in artifacts

@@ -17,7 +17,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable
 from scipy.spatial.transform import Rotation
 
-from transforms.artifacts.base import Artifact, ArtifactParams, ScanInfo
+from transforms.artifacts.base import Artifact, ArtifactParams, ScanInfo, check_probability
 from transforms.artifacts.bias_field import BiasFieldParams
 from transforms.artifacts.corruption import sample_artifacts
 from transforms.artifacts.eddy import EddyParams
@@ -135,12 +135,13 @@ class TorchIOArtifactsd(Randomizable, MapTransform):
         keys: keys of the images, which all get the same artifacts.
         artifacts: in the order in which they are applied, as :func:`transforms.artifacts.preset` gives them.
         directions: unit vectors of the channels in world RAS, ``(C, 3)``; undersampling needs them.
+        clean_share: probability that an image gets no artifact, 0 to 1.
 
     Attributes:
         params: artifacts that the last call applied.
 
     Raises:
-        InputError: TorchIO does not have one of the artifacts.
+        InputError: TorchIO does not have one of the artifacts, or the share is none.
     """
 
     def __init__(
@@ -148,8 +149,10 @@ class TorchIOArtifactsd(Randomizable, MapTransform):
         keys: KeysCollection,
         artifacts: Sequence[Artifact[Any]],
         directions: Sequence[Sequence[float]] | None = None,
+        clean_share: float = 0.0,
     ) -> None:
         super().__init__(keys)
+        self.clean_share = check_probability("clean_share", clean_share)
         self.directions = None if directions is None else np.asarray(directions, dtype=np.float64)
         # checked here and not on use: in a process of the loader, the message would be lost in a traceback
         for artifact in artifacts:
@@ -161,7 +164,7 @@ class TorchIOArtifactsd(Randomizable, MapTransform):
     def randomize(self, image: torch.Tensor) -> None:
         """Draw from ``self.R`` the artifacts that an image ``(C, X, Y, Z)`` gets."""
         generator = torch.Generator().manual_seed(int(self.R.randint(MAX_SEED)))
-        self.params = sample_artifacts(self.artifacts, generator, image.shape)
+        self.params = sample_artifacts(self.artifacts, generator, image.shape, self.clean_share)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Draw artifacts once and apply them to the images of all keys; return a new dictionary."""

@@ -11,6 +11,7 @@ from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_sample_weight
 
 from scripts.training.losses import (
+    CalibratedL1Loss,
     DyadCosineLoss,
     MaskedCrossEntropyLoss,
     MaskedDiceCrossEntropyLoss,
@@ -69,6 +70,36 @@ def test_squares_are_averaged_over_what_counts(seed):
     assert MaskedMSELoss()(torch.tensor(prediction), torch.tensor(target)).item() == pytest.approx(expected)
 
 
+@few
+@seeds
+def test_the_slope_is_that_of_a_regression_through_the_origin(seed):
+    rng = np.random.default_rng(seed)
+    prediction, target = rng.normal(size=(2, 2, 5, *SHAPE[1:]))
+    outside = rng.random((2, 1, *SHAPE[1:])) < 0.3
+    target = np.where(outside, np.nan, target)
+    slopes = []
+    for one, other, hidden in zip(prediction, target, outside[:, 0], strict=True):
+        rows = [image[:, ~hidden] - image[:, ~hidden].mean(axis=0) for image in (one, other)]
+        slopes.append(np.linalg.lstsq(rows[1].reshape(-1, 1), rows[0].ravel())[0].item())
+    tensors = torch.tensor(prediction), torch.tensor(target)
+    np.testing.assert_allclose(CalibratedL1Loss.slope(*tensors), slopes, rtol=1e-4, atol=1e-6)
+    expected = MaskedL1Loss()(*tensors) + 0.3 * np.abs(np.array(slopes) - 1).mean()
+    assert CalibratedL1Loss(0.3)(*tensors).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@few
+@seeds
+def test_the_slope_sees_differences_between_directions_alone(seed):
+    generator = torch.Generator().manual_seed(seed)
+    mean = 0.1 + torch.rand((2, 1, *SHAPE[1:]), generator=generator)
+    differences = torch.randn((2, 5, *SHAPE[1:]), generator=generator)
+    differences -= differences.mean(dim=1, keepdim=True)
+    shrunk = mean + torch.tensor([0.6, 1.1]).reshape(2, 1, 1, 1, 1) * differences
+    torch.testing.assert_close(CalibratedL1Loss.slope(shrunk + mean, mean + differences), torch.tensor([0.6, 1.1]))
+    alike = mean.expand_as(differences)
+    assert CalibratedL1Loss.slope(shrunk, alike).tolist() == [1.0, 1.0]
+
+
 def random_dyads(seed):
     generator = torch.Generator().manual_seed(seed)
     axes = torch.randn((3, *SHAPE), generator=generator, dtype=torch.float64)
@@ -117,6 +148,7 @@ CASES = {
     "one-hot": (OneHotL1Loss(), 4, 1),
     "L1": (MaskedL1Loss(), 2, 2),
     "MSE": (MaskedMSELoss(), 2, 2),
+    "calibrated L1": (CalibratedL1Loss(), 2, 2),
     "dyad": (DyadCosineLoss(), 6, 6),
 }
 

@@ -91,6 +91,16 @@ def test_with_a_seed_a_scan_is_masked_alike_in_any_batch_and_without_one_anew():
     assert not torch.equal(first, other)
 
 
+def test_what_is_masked_does_not_follow_the_gain():
+    batch = make_batch(n=40, channels=1)
+    prepare = MaskedVoxelsBatch(seed=5, gain=(0.5, 0.9))
+    target = prepare(batch, "cpu")[1]
+    gains = (target / batch["image"].as_tensor().float()).nanmean(dim=(1, 2, 3, 4))
+    shares = (~torch.isnan(target)).float().mean(dim=(1, 2, 3, 4))
+    # of 40 independent pairs, the correlation has a standard deviation of 0.16
+    assert abs(np.corrcoef(gains, shares)[0, 1]) < 0.5
+
+
 def test_the_loss_of_the_input_is_what_the_mean_of_the_seen_voxels_errs():
     batch = make_batch()
     image, target = MaskedVoxelsBatch(seed=2)(batch, "cpu")

@@ -25,8 +25,9 @@ from scripts.training.checkpoints import LARGEST
 from scripts.training.losses import MaskedL1Loss
 from scripts.training.seeds import EpochSeed
 from scripts.training.weights import read_checkpoint
-from transforms.artifacts import PRESETS, ScanInfo, preset
+from transforms.artifacts import PRESETS, Noise, ScanInfo, preset
 from transforms.diffusion.scheme import default_scheme
+from transforms.errors import InputError
 
 CONFIGS = Path(__file__).parents[3] / "bundle" / "configs"
 
@@ -113,6 +114,19 @@ def test_a_gain_multiplies_the_scan_and_its_target_alike_and_is_another_for_each
     if not artifacts:
         torch.testing.assert_close(corrupted, target.clamp(0, 1))
     assert torch.equal(prepare(clean_batch(names[:1]), "cpu")[1], target[:1])
+
+
+def test_a_share_of_the_scans_stays_clean():
+    batch = clean_batch([f"sub-{index}" for index in range(400)])
+    prepare = SelfSupervisedBatch([Noise(prob=1.0)], DIRECTIONS, seed=2, clean_share=0.25)
+    corrupted, target = prepare(batch, "cpu")
+    clean = [torch.equal(image, label) for image, label in zip(corrupted, target, strict=True)]
+    assert clean == [not params for params in prepare.params]
+    # within four standard deviations
+    assert 0.16 < np.mean(clean) < 0.34
+    assert SelfSupervisedBatch([Noise(prob=1.0)], DIRECTIONS, seed=2)(batch, "cpu")[0].ne(target).any(dim=1).all()
+    with pytest.raises(InputError, match=r"clean_share: found 1\.5, expected a probability from 0 to 1"):
+        SelfSupervisedBatch(clean_share=1.5)
 
 
 def test_without_a_seed_artifacts_follow_the_seed_of_the_epoch():

@@ -162,6 +162,8 @@ def test_the_transform_draws_from_its_own_state_and_keeps_metadata():
     assert torch.equal(loader_transform(4, prob=1.0)({"image": image})["image"], result)
     assert not torch.equal(loader_transform(5, prob=1.0)({"image": image})["image"], result)
     assert torch.equal(loader_transform(4, prob=0.0)({"image": image})["image"], image.float())
+    clean = TorchIOArtifactsd(["image"], preset("normal", prob=1.0), clean_share=1.0)
+    assert torch.equal(clean({"image": image})["image"], image.float())
 
 
 def test_the_transform_applies_what_it_drew_to_every_key():
