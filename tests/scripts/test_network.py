@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from monai.bundle import ConfigParser
@@ -95,6 +96,17 @@ def test_without_skips_all_goes_through_the_coarsest_features():
     assert not follows_input(False)
     names = [BrainUNet(64, 5, skips=skips).state_dict().keys() for skips in (True, False)]
     assert names[0] == names[1]
+
+
+def test_onnx_gives_the_same_output_at_another_size_in_another_runtime(network, tmp_path):
+    free = {"image": dict.fromkeys((0, 2, 3, 4), torch.export.Dim.DYNAMIC)}
+    path = tmp_path / "network.onnx"
+    torch.onnx.export(network, (brain(),), path, dynamo=True, dynamic_shapes=free, input_names=["image"], verbose=False)
+    session = onnxruntime.InferenceSession(path)
+    for image in (brain(), brain((16, 40, 24)).repeat(2, 1, 1, 1, 1)):
+        (output,) = session.run(None, {"image": image.numpy()})
+        with torch.no_grad():
+            np.testing.assert_allclose(output, network(image), atol=1e-4)
 
 
 @torch.no_grad()
