@@ -15,6 +15,9 @@ MIN_WHITE_FA = 0.4
 """Smallest fractional anisotropy, in the given scan, of the white matter whose change is reported. Gray matter and the
 voxels that it shares with white matter have less; CSF beside white matter hardly counts."""
 
+MAX_WHITE_MD = 1.1e-3
+"""Largest mean diffusivity of that white matter, mm2/s. In a rim of noise, any FA may be found."""
+
 LOSS_OF_INPUT = "val_loss_of_input"
 """Metric of a pretraining's validation: the mean absolute error in the brain of the corrupted attenuation."""
 
@@ -42,7 +45,7 @@ def describe_change(
         "AttenuationChangePercent": _percent(before, after),
     }
     tensor = fit_tensor_lls(before, gradients)
-    white = fractional_anisotropy(tensor) > MIN_WHITE_FA
+    white = (fractional_anisotropy(tensor) > MIN_WHITE_FA) & (mean_diffusivity(tensor) < MAX_WHITE_MD)
     if white.any():
         tensors = tensor[..., white], fit_tensor_lls(after[:, white], gradients)
         entries["WhiteMatterMDChangePercent"] = _percent(*map(mean_diffusivity, tensors))

@@ -31,14 +31,36 @@ class MaskedL1Loss(nn.Module):
         return _mean((prediction - torch.nan_to_num(target)).abs(), ~torch.isnan(target))
 
 
+def slope_of_directions(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return how much of the differences between directions a prediction has: 0 none, 1 on average all of them.
+
+    It is the slope of a regression through the origin, ``sum(p t) / sum(t t)`` over the voxels and directions of an
+    image, where p and t are prediction and target minus their means over the directions.
+
+    Args:
+        prediction: ``(B, C, X, Y, Z)``.
+        target: tensor of the same shape; a voxel counts if no direction of it is NaN.
+
+    Returns:
+        slope of each image, ``(B,)``; 1 where the target has no differences.
+    """
+    counts = ~torch.isnan(target).any(dim=1, keepdim=True)
+    predicted, true = (
+        torch.where(counts, image - image.mean(dim=1, keepdim=True), 0.0) for image in (prediction.float(), target)
+    )
+    total, product = ((image * true).sum(dim=(1, 2, 3, 4)) for image in (true, predicted))
+    # differences that are rounding have no slope
+    least = 1e-10 * torch.where(counts, target * target, 0.0).sum(dim=(1, 2, 3, 4))
+    return torch.where(total > least, product / total.clamp(min=torch.finfo(total.dtype).tiny), 1.0)
+
+
 class CalibratedL1Loss(nn.Module):
     """Mean absolute error, and a price for signals that differ too little or too much between directions.
 
     The least error of a restoration from noise is that of a cautious one: it returns a part of the differences between
-    directions, and fractional anisotropy falls. So the regression of the predicted on the true differences, over the
-    voxels of an image, shall have a slope of 1: ``s = sum(p t) / sum(t t)``, where p and t are prediction and target
-    minus their means over the directions. The loss is ``MaskedL1Loss + weight |s - 1|``, the second term averaged over
-    the images. It is ours; Weninger et al., BVM 2022, have the mean absolute error alone.
+    directions, and fractional anisotropy falls. So their slope s (:func:`slope_of_directions`) shall be 1. The loss is
+    ``MaskedL1Loss + weight |s - 1|``, the second term averaged over the images. It is ours; Weninger et al., BVM 2022,
+    have the mean absolute error alone.
 
     Args:
         weight: weight of the second term.
@@ -51,19 +73,8 @@ class CalibratedL1Loss(nn.Module):
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Compare tensors of one shape, ``(B, C, X, Y, Z)``; a voxel counts if all its directions do."""
-        return self.error(prediction, target) + self.weight * (self.slope(prediction, target) - 1.0).abs().mean()
-
-    @staticmethod
-    def slope(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Return the slope of each image, ``(B,)``; 1 where the target has no differences between directions."""
-        counts = ~torch.isnan(target).any(dim=1, keepdim=True)
-        predicted, true = (
-            torch.where(counts, image - image.mean(dim=1, keepdim=True), 0.0) for image in (prediction.float(), target)
-        )
-        total, product = ((image * true).sum(dim=(1, 2, 3, 4)) for image in (true, predicted))
-        # differences that are rounding have no slope
-        least = 1e-10 * torch.where(counts, target * target, 0.0).sum(dim=(1, 2, 3, 4))
-        return torch.where(total > least, product / total.clamp(min=torch.finfo(total.dtype).tiny), 1.0)
+        price = (slope_of_directions(prediction, target) - 1.0).abs().mean()
+        return self.error(prediction, target) + self.weight * price
 
 
 class MaskedMSELoss(nn.Module):
