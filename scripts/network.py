@@ -207,9 +207,7 @@ def see_directions(network: nn.Module, directions: Sequence[Sequence[float]]) ->
         the network.
     """
     if isinstance(network, BrainUNet):
-        analysis, _ = _sh_matrices(np.asarray(directions, dtype=np.float64), len(network.projection.weight))
-        with torch.no_grad():
-            network.projection.weight[: len(analysis), :, 0, 0, 0] = analysis.to(network.projection.weight)
+        _project(network, directions)
     return network
 
 
@@ -230,16 +228,18 @@ def start_as_copy(network: nn.Module, directions: Sequence[Sequence[float]]) -> 
     for parameter in network.get_submodule("output_block").parameters():
         nn.init.zeros_(parameter)
     if isinstance(network, BrainUNet):
-        see_directions(network, directions)
-        _, synthesis = _sh_matrices(np.asarray(directions, dtype=np.float64), len(network.projection.weight))
+        synthesis = _project(network, directions)
         with torch.no_grad():
             network.output_block.weight[:, : synthesis.shape[1], 0, 0, 0] = synthesis.to(network.output_block.weight)
     return network
 
 
-def _sh_matrices(directions: np.ndarray, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the matrices from attenuations to scaled coefficients, ``(K, C)``, and back, ``(C, K)``."""
-    order = max(o for o in range(0, sh_order(directions, SH_ORDER) + 1, 2) if n_coefficients(o) <= channels)
+def _project(network: BrainUNet, directions: Sequence[Sequence[float]]) -> torch.Tensor:
+    """Set the projection to scaled SH coefficients, and return the matrix back to attenuations, ``(C, K)``."""
+    channels, axes = len(network.projection.weight), np.asarray(directions, dtype=np.float64)
+    order = max(o for o in range(0, sh_order(axes, SH_ORDER) + 1, 2) if n_coefficients(o) <= channels)
     factors = np.concatenate([np.full(2 * degree + 1, SH_FACTORS[degree]) for degree in range(0, order + 1, 2)])
-    analysis = factors[:, None] * fit_matrix(directions, order, smoothing=0.0)
-    return torch.from_numpy(analysis), torch.from_numpy(sh_basis(directions, order) / factors)
+    analysis = torch.from_numpy(factors[:, None] * fit_matrix(axes, order, smoothing=0.0))
+    with torch.no_grad():
+        network.projection.weight[: len(analysis), :, 0, 0, 0] = analysis.to(network.projection.weight)
+    return torch.from_numpy(sh_basis(axes, order) / factors)

@@ -18,6 +18,18 @@ from transforms.artifacts.rows import as_rows, from_rows
 from transforms.artifacts.undersampling import Undersampling
 from transforms.errors import InputError
 
+NORMAL: dict[type[Artifact[Any]], dict[str, Any]] = {
+    Motion: {"degrees": (-10.0, 10.0), "translation": (-10.0, 10.0)},
+    Eddy: {"stretch": (0.9, 1.1)},
+    BiasField: {"coefficients": (-0.5, 0.5)},
+    Ghosting: {"num_ghosts": (2, 2), "intensity": (0.5, 1.0)},
+    Noise: {"std": (0.0, 0.25)},
+}
+"""Values of the preset ``normal``."""
+
+PAPER = NORMAL | {BiasField: NORMAL[BiasField] | {"keep_mean": False}}
+"""Values of the preset ``paper``."""
+
 PRESETS: dict[str, list[tuple[type[Artifact[Any]], dict[str, Any]]]] = {
     "light": [
         (Motion, {"degrees": (-3.0, 3.0), "translation": (-3.0, 3.0)}),
@@ -26,20 +38,8 @@ PRESETS: dict[str, list[tuple[type[Artifact[Any]], dict[str, Any]]]] = {
         (Ghosting, {"num_ghosts": (2, 2), "intensity": (0.1, 0.4)}),
         (Noise, {"std": (0.0, 0.08)}),
     ],
-    "normal": [
-        (Motion, {"degrees": (-10.0, 10.0), "translation": (-10.0, 10.0)}),
-        (Eddy, {"stretch": (0.9, 1.1)}),
-        (BiasField, {"coefficients": (-0.5, 0.5)}),
-        (Ghosting, {"num_ghosts": (2, 2), "intensity": (0.5, 1.0)}),
-        (Noise, {"std": (0.0, 0.25)}),
-    ],
-    "paper": [
-        (Motion, {"degrees": (-10.0, 10.0), "translation": (-10.0, 10.0)}),
-        (Eddy, {"stretch": (0.9, 1.1)}),
-        (BiasField, {"coefficients": (-0.5, 0.5), "keep_mean": False}),
-        (Ghosting, {"num_ghosts": (2, 2), "intensity": (0.5, 1.0)}),
-        (Noise, {"std": (0.0, 0.25)}),
-    ],
+    "normal": [*NORMAL.items()],
+    "paper": [*PAPER.items()],
     "strong": [
         (Motion, {"degrees": (-20.0, 20.0), "translation": (-20.0, 20.0), "num_transforms": 4}),
         (Eddy, {"stretch": (0.8, 1.2), "shear_x": (-0.1, 0.1), "shear_z": (-0.1, 0.1)}),
