@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from scripts.errors import is_true
 from scripts.parsed_config import caller
 from scripts.training.checkpoints import require_folder
 from scripts.training.schedule import DECAYS
@@ -122,7 +123,7 @@ def check_config() -> None:
     if workflow is not None:
         _check_run(run, config)
     _check_ids(config)
-    _take_typed_paths_as_text(parser)
+    _take_as_typed(parser)
     values = _check_values(parser)
     for name in ("device", "cache_device"):
         if name in config:
@@ -159,15 +160,22 @@ def _check_ids(config: Mapping[str, Any]) -> None:
             raise InputError(f"--{name}: found an id that nothing in these configs uses{_nearest(name, known)}")
 
 
-def _take_typed_paths_as_text(parser: ConfigParser) -> None:
-    """Take a path of the command line that begins with ``$`` or ``@`` as it is, and not as code or a reference."""
+def _take_as_typed(parser: ConfigParser) -> None:
+    """Take values of the command line as a person means them.
+
+    A path that begins with ``$`` or ``@`` is no code and no reference. ``true`` and ``false`` are no text, as which the
+    command line of MONAI gives them.
+    """
     typed = {word.partition("=")[2] if word.startswith("--") else word for word in sys.argv[1:]}
     paths = [name for name, kind in VALUES.items() if kind in (PLACE, FOLDER, PATH) and name in parser.get()]
     codes = [name for name in paths if str(parser[name]).startswith(("$", "@")) and parser[name] in typed]
-    for name in codes:
-        # such a path is relative, so this is the same one
-        parser[name] = os.path.join(".", parser[name])
-    if codes:
+    # such a path is relative, so this is the same one
+    meant: dict[str, Any] = {name: os.path.join(".", parser[name]) for name in codes}
+    flags = [name for name, kind in VALUES.items() if kind is FLAG and isinstance(parser.get().get(name), str)]
+    meant |= {name: is_true(parser[name]) for name in flags if parser[name].lower() in ("true", "false")}
+    for name, value in meant.items():
+        parser[name] = value
+    if meant:
         parser.parse(reset=True)
 
 

@@ -58,18 +58,23 @@ def explanation(error: BaseException) -> str:
     return f"error: {sentence(error) or f'{reason(error)} (--debug shows where it comes from)'}"
 
 
-def explain_errors(debug: bool = False) -> None:
+def is_true(value: bool | str) -> bool:
+    """Read a flag that may have been typed: the command line of MONAI gives ``true`` as a text."""
+    return str(value).lower() == "true"
+
+
+def explain_errors(debug: bool | str = False) -> None:
     """Make the interpreter end with one sentence, and no traceback, where nothing catches an error.
 
     Configs call it first of all. A program that runs a config itself still gets the exception, and may catch it.
 
     Args:
-        debug: whether to show the traceback as well.
+        debug: whether to show the traceback as well, see :func:`is_true`.
     """
     previous = sys.__excepthook__
 
     def explain(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        if debug:
+        if is_true(debug):
             previous(kind, error, traceback)
         print(explanation(error), file=sys.stderr)
 

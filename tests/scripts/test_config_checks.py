@@ -70,6 +70,7 @@ WRONG = [
     (FINETUNE, {"run_name": 7}, "--run_name: found 7, expected a text; double quotes make a text of it: \"'7'\"."),
     (FINETUNE, {"experiment_name": ""}, "--experiment_name: found '', expected a text."),
     (FINETUNE, {"pretrained": True}, "--pretrained: found True, expected one path."),
+    (PRETRAIN, {"clean_share": 1.2}, "--clean_share: found 1.2, expected a number from 0 to 1."),
     (PRETRAIN, {"resume": "yes"}, "--resume: found 'yes', expected true or false."),
     (PRETRAIN, {"preset": "heavy"}, "--preset: found 'heavy', expected one of light, normal, paper, strong, physical."),
     (["finetune", "direction"], {"encoding": "quaternion"}, "--encoding: found 'quaternion', expected one of "),
@@ -185,3 +186,11 @@ def test_an_overlay_of_a_person_may_have_ids_of_its_own_that_it_uses(initialize,
     workflow = ConfigWorkflow(files, logging_file=False, dataset_dir="nowhere", output_dir=str(tmp_path / "out"))
     workflow.initialize()
     assert workflow.parser.get_parsed_content("learning_rate") == 0.2
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("true", True), ("false", False), ("False", False), (True, True)])
+def test_true_and_false_may_be_typed_as_a_json_has_them(initialize, typed, meant):
+    parser = initialize(PRETRAIN, log_paths=typed, debug=typed).parser
+    assert parser.get_parsed_content("log_paths") is meant
+    assert parser.get_parsed_content("debug") is meant
+    assert parser.get_parsed_content("max_epochs") == 100

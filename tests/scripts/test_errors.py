@@ -128,11 +128,11 @@ def test_a_program_that_runs_a_config_gets_an_exception_and_a_person_a_sentence(
         assert done.stderr.splitlines()[-1] == f"error: {sentence}"
 
 
-@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize("debug", [False, True, "false", "true"])
 def test_another_error_of_a_config_is_one_line_unless_debugged(debug):
-    code = f"from scripts.errors import explain_errors as explain\nexplain({debug})\nexplain({debug})\n1 / 0"
+    code = f"from scripts.errors import explain_errors as explain\nexplain({debug!r})\nexplain({debug!r})\n1 / 0"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.count("Traceback") == debug
+    assert done.stderr.count("Traceback") == (str(debug).lower() == "true")
     last = "error: ZeroDivisionError: division by zero (--debug shows where it comes from)"
     assert done.stderr.splitlines()[-1] == last
