@@ -1,6 +1,7 @@
 """Trainings that are killed at random moments and resumed: what is lost, and whether the weights stay the same.
 
 python -m benchmarks.interruptions --kills 20
+python -m benchmarks.interruptions --kills 20 --trainings fine-tuning --signals SIGTERM SIGINT
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from transforms.errors import InputError
 
 EPOCHS = 4
 KINDS = {"pretrain": ["pretrain"], "fine-tuning": ["finetune", "segmentation"]}
+SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
 TINY: dict[str, Any] = {
     "max_epochs": EPOCHS,
     "num_workers": 0,
@@ -137,16 +139,18 @@ def interrupt(kind: str, number: signal.Signals, kills: int, root: Path, cohort:
 def main() -> None:
     """Print a row for each kind of training and each signal."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=3)
-    kills = parser.parse_args().kills
+    parser.add_argument("--kills", type=int, default=3, help="of each kind of training, by each signal")
+    parser.add_argument("--trainings", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--signals", nargs="+", choices=SIGNALS, default=SIGNALS)
+    options = parser.parse_args()
     torch.set_num_threads(1)
     print("| training | signal | interruptions | exit codes | trainings | same weights, nothing left | runs |")
     print("|---|---|---|---|---|---|---|")
     with TemporaryDirectory() as folder:
         cohort = make_cohort(Path(folder) / "cohort")
-        for kind in KINDS:
-            for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
-                print(interrupt(kind, number, kills, Path(folder), cohort), flush=True)
+        for kind in options.trainings:
+            for name in options.signals:
+                print(interrupt(kind, signal.Signals[name], options.kills, Path(folder), cohort), flush=True)
 
 
 if __name__ == "__main__":
