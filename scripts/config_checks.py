@@ -6,6 +6,7 @@ Each self-contained config calls :func:`check_config` in its ``initialize``. A n
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import math
 import os
@@ -44,6 +45,9 @@ UNREFERRED = {
 
 OF_PAPER = {"encoding", "direction_losses", "preset", "gain", "clean_share"}
 """Ids that ``paper.json`` sets or replaces for trainings of all kinds, and that one kind has no use for."""
+
+FIRST = "imports"
+"""Id with which each self-contained config begins."""
 
 SECTIONS = ("train", "validate")
 """Ids that only hold other ids."""
@@ -122,6 +126,7 @@ def check_config() -> None:
     run = "" if workflow is None else str(workflow.run_id)
     if workflow is not None:
         _check_run(run, config)
+    _check_order(config)
     _check_ids(config)
     _take_as_typed(parser)
     values = _check_values(parser)
@@ -145,6 +150,16 @@ def _check_run(run: str, config: Mapping[str, Any]) -> None:
     there = [name for name in RUNS if isinstance(config.get(name), list)]
     if run not in there:
         raise InputError(f"run {run}: expected one of {', '.join(there)} with these configs{_nearest(run, there)}")
+
+
+def _check_order(config: Mapping[str, Any]) -> None:
+    """Refuse an overlay before the config that it belongs to, which would undo it; ids keep the order of the files."""
+    before = list(itertools.takewhile(lambda name: name != FIRST, (name for name in config if name != "_meta_")))
+    if before and FIRST in config:
+        raise InputError(
+            f"--config_file: found {before[0]} before the {FIRST} of a whole config, which would undo it, "
+            "expected the whole config first and overlays after it."
+        )
 
 
 def _check_ids(config: Mapping[str, Any]) -> None:

@@ -125,6 +125,21 @@ def test_a_run_that_would_do_nothing_or_another_thing_is_refused(refusal, names,
     assert refusal(names, run_id=run_id).startswith(sentence)
 
 
+@pytest.mark.parametrize(
+    ("names", "first"),
+    [
+        (["resume", "pretrain"], "resume"),
+        (["segmentation", "finetune"], "task"),
+        (["paper", "finetune", "direction"], "encoding"),
+    ],
+)
+def test_an_overlay_before_its_config_is_refused_because_it_would_be_undone(refusal, names, first):
+    assert refusal(names) == (
+        f"--config_file: found {first} before the imports of a whole config, which would undo it, "
+        "expected the whole config first and overlays after it."
+    )
+
+
 @pytest.mark.parametrize("names", [PRETRAIN, FINETUNE, INFERENCE], ids=lambda names: names[0])
 def test_a_folder_that_cannot_be_made_is_refused(refusal, names, tmp_path):
     file = tmp_path / "file"
