@@ -52,6 +52,7 @@ class Tracker(MLFlowHandler):
         config: the whole config, overlays and overrides included; kept with the run as ``config.json``.
         resume: whether to continue the run whose id is in ``output_dir``.
         log_paths: whether paths and names of scans go to the server: in parameters, the config and tables.
+        tags: tags of the run, by which a comparison finds it again.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Tracker(MLFlowHandler):
         config: Mapping[str, Any] | None = None,
         resume: bool = False,
         log_paths: bool = True,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         unique = f"{experiment_name}_{time.strftime('%Y%m%d_%H%M%S')}_{secrets.token_hex(2)}"
         self.uri = effective_uri(tracking_uri)
@@ -87,6 +89,7 @@ class Tracker(MLFlowHandler):
         self.config = config
         self.resume = resume
         self.log_paths = log_paths
+        self.tags = dict(tags or {})
         self.trains = False
         self.behind = False
         self.unsent: list[Metric] = []
@@ -121,7 +124,7 @@ class Tracker(MLFlowHandler):
             self.unsent = self.epochs.missing(self.client, self.run_id)
         else:
             # MONAI would take a run of this name that did not end well, or is at work, for its own
-            self.cur_run = self.client.create_run(experiment.experiment_id, run_name=self.run_name)
+            self.cur_run = self.client.create_run(experiment.experiment_id, run_name=self.run_name, tags=self.tags)
             self.unsent = list(self.epochs.metrics.values())
         write_json(self.run_file, {"run_id": self.run_id})
         super().start(engine)
