@@ -88,7 +88,8 @@ def send_afterwards(output_dir: Path, tracking_uri: str) -> int:
     if "run_id" not in told:
         name = told["experiment"]
         experiment = restore_experiment(client, name) or client.create_experiment(name, artifact_location(uri))
-        told["run_id"] = client.create_run(experiment, run_name=told["run_name"]).info.run_id
+        made = client.create_run(experiment, run_name=told["run_name"], tags=told["tags"])
+        told["run_id"] = made.info.run_id
         write_json(path, told)
     run_id = told["run_id"]
     try:

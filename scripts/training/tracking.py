@@ -58,6 +58,7 @@ class Tracker(MLFlowHandler):
         config: the whole config, overlays and overrides included; kept with the run as ``config.json``.
         resume: whether to continue the run whose id is in ``output_dir``.
         log_paths: whether paths and names of scans go to the server: in parameters, the config and tables.
+        tags: tags of the run, by which a comparison finds it again.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Tracker(MLFlowHandler):
         config: Mapping[str, Any] | None = None,
         resume: bool = False,
         log_paths: bool = True,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         unique = f"{experiment_name}_{time.strftime('%Y%m%d_%H%M%S')}_{secrets.token_hex(2)}"
         self.uri = effective_uri(tracking_uri)
@@ -93,6 +95,7 @@ class Tracker(MLFlowHandler):
         self.config = config
         self.resume = resume
         self.log_paths = log_paths
+        self.tags = dict(tags or {})
         self.trains = False
         self.at_work = False
         self.begun = False
@@ -118,7 +121,7 @@ class Tracker(MLFlowHandler):
         self.at_work = True
         if not self._former():
             # enough for the command that sends later to make the run
-            described = {"experiment": self.experiment_name, "run_name": self.run_name}
+            described = {"experiment": self.experiment_name, "run_name": self.run_name, "tags": self.tags}
             write_json(self.run_file, {**described, "parameters": self.experiment_param})
         self._attempt(self._begin, engine)
 
@@ -134,7 +137,7 @@ class Tracker(MLFlowHandler):
             former = self._former()
             # MONAI would take a run of this name that did not end well, or is at work, for its own
             run: Any = (former and self._continued(former)) or self.client.create_run(
-                experiment.experiment_id, run_name=self.run_name
+                experiment.experiment_id, run_name=self.run_name, tags=self.tags
             )
             known = run.data.params
             self.experiment_param = {k: v for k, v in (self.experiment_param or {}).items() if k not in known}
