@@ -98,8 +98,9 @@ def require_store(tracking_uri: str) -> None:
             _require_database(_database(uri))
             MlflowClient(address).search_experiments(max_results=1)
     except Exception as error:  # a network, a server or a database may raise anything
-        # what others raise may hold a password
-        why = error if isinstance(error, OSError | sqlite3.Error) else type(error).__name__
+        # what others raise may hold a password; SQLAlchemy wraps what a database raises
+        cause = getattr(error, "orig", error)
+        why = cause if isinstance(cause, OSError | sqlite3.Error) else type(error).__name__
         raise InputError(
             f"--tracking_uri: found no MLflow that answers at {without_password(uri)} ({why}), "
             "expected one, or a database as sqlite:///mlflow.db."
