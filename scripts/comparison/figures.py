@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -22,10 +22,10 @@ def colours(results: Results) -> dict[str, tuple[float, float, float]]:
     return dict(zip(results.initialisations, colormaps["tab20"].colors[::2] * 2, strict=False))  # type: ignore[attr-defined]
 
 
-def panels(rows: Sequence[str], columns: Sequence[int]) -> tuple[Figure, np.ndarray]:
-    """Return a figure with a panel for each task and number of training subjects."""
-    figure = Figure(figsize=(WIDTH * max(1, len(columns)), HEIGHT * max(1, len(rows))), layout="constrained")
-    return figure, figure.subplots(max(1, len(rows)), max(1, len(columns)), squeeze=False)
+def panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    """Return a figure with panels: tasks side by side, numbers of training subjects below each other."""
+    figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def _legend(figure: Figure, axes: np.ndarray) -> None:
@@ -37,8 +37,8 @@ def _legend(figure: Figure, axes: np.ndarray) -> None:
 def _curves(results: Results, curves: pd.DataFrame, ylabel: Callable[[str], str]) -> Figure:
     """Draw the mean over runs and the spread from the lowest to the highest, by step."""
     tasks, sizes = results.settings["task"].unique(), sorted(results.settings["train_size"].unique())
-    figure, axes = panels(tasks, sizes)
-    for line, task in zip(axes, tasks, strict=True):
+    figure, axes = panels(len(sizes), len(tasks))
+    for line, task in zip(axes.T, tasks, strict=True):
         for axis, size in zip(line, sizes, strict=True):
             here = curves[(curves["task"] == task) & (curves["train_size"] == size)]
             for name, colour in colours(results).items():
@@ -46,7 +46,7 @@ def _curves(results: Results, curves: pd.DataFrame, ylabel: Callable[[str], str]
                 if len(spread):
                     axis.plot(spread.index, spread["mean"], color=colour, label=name, marker=".")
                     axis.fill_between(spread.index, spread["min"], spread["max"], color=colour, alpha=0.15, linewidth=0)
-            axis.set(title=f"{task}, {size} training subjects", xlabel="step", ylabel=ylabel(task))
+            axis.set(title=f"{task}, train size {size}", xlabel="step", ylabel=ylabel(task))
     _legend(figure, axes)
     return figure
 
@@ -86,15 +86,15 @@ def test_scores(results: Results) -> Figure:
     """Draw the score of each test subject, and the mean over subjects with its interval."""
     scores = _leading_scores(results)
     tasks, sizes = results.settings["task"].unique(), sorted(results.settings["train_size"].unique())
-    figure, axes = panels(tasks, sizes)
-    for line, task in zip(axes, tasks, strict=True):
+    figure, axes = panels(len(sizes), len(tasks))
+    for line, task in zip(axes.T, tasks, strict=True):
         for axis, size in zip(line, sizes, strict=True):
             here = scores[(scores["task"] == task) & (scores["train_size"] == size)]
             for place, (name, colour) in enumerate(colours(results).items()):
                 of_subject = here[here["initialisation"] == name].groupby("subject")["value"].mean().dropna()
                 _points(axis, place, of_subject.to_numpy(), colour)
             axis.set_xticks(range(len(results.initialisations)), results.initialisations, rotation=25, ha="right")
-            axis.set(title=f"{task}, {size} training subjects", ylabel=results.leading[task])
+            axis.set(title=f"{task}, train size {size}", ylabel=results.leading[task])
     return figure
 
 
@@ -109,10 +109,10 @@ def _points(axis: Axes, place: float, values: np.ndarray, colour: tuple[float, f
 
 
 def score_by_subjects(results: Results) -> Figure:
-    """Draw the mean test score with its interval against the number of training subjects, and the baselines."""
+    """Draw the mean test score with its interval against the number of training subjects."""
     scores = _leading_scores(results)
     tasks = results.settings["task"].unique()
-    figure, axes = panels(["all"], list(range(len(tasks))))
+    figure, axes = panels(1, len(tasks))
     for axis, task in zip(axes.flat, tasks, strict=True):
         for name, colour in colours(results).items():
             here = scores[(scores["task"] == task) & (scores["initialisation"] == name)]
@@ -140,13 +140,9 @@ def artifact_means(artifacts: pd.DataFrame) -> pd.DataFrame:
 
 def removal(results: Results) -> Figure:
     """Draw what is left of the error of each artifact after the pretrained network; 1 is the error of the input."""
-    figure, axes = panels(["all"], [0, 1])
-    axis = figure.add_subplot(axes[0, 0].get_gridspec()[:])
-    for unused in axes.flat:
-        unused.remove()
-    means = results.artifacts.groupby(["initialisation", "artifact"], sort=False)[
-        ["error_before", "error_after"]
-    ].mean()
+    figure = Figure(figsize=(2 * WIDTH, HEIGHT), layout="constrained")
+    axis = figure.subplots()
+    means = artifact_means(results.artifacts).set_index(["initialisation", "artifact"])
     left = (means["error_after"] / means["error_before"]).where(means["error_before"] > 0).dropna()
     artifacts = list(dict.fromkeys(left.index.get_level_values("artifact")))
     names = list(dict.fromkeys(left.index.get_level_values("initialisation")))

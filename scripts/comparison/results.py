@@ -109,7 +109,7 @@ class _Reader:
         """Add a setting, by the tags of its parent run."""
         place = {"task": tags["task"], "train_size": int(tags["train_size"]), "initialisation": tags["initialisation"]}
         planned = json.loads(tags["runs"])
-        name = f"{tags['task']}, {tags['initialisation']}, {tags['train_size']} training subjects"
+        name = f"{tags['task']}, {tags['initialisation']}, train size {tags['train_size']}"
         found = 0
         for place_of, key in planned.items():
             fold, seed = map(int, place_of.split("."))
@@ -170,7 +170,7 @@ class _Reader:
             everyone = set(rows["subject"])
             for (size, arm), of_arm in rows.groupby(["train_size", "initialisation"]):
                 if absent := sorted(everyone - set(of_arm["subject"])):
-                    self.missing.append(f"{task}, {arm}, {size} training subjects: no scores of {', '.join(absent)}.")
+                    self.missing.append(f"{task}, {arm}, train size {size}: no scores of {', '.join(absent)}.")
             if not len(tables["baselines"]) or task not in set(tables["baselines"]["task"]):
                 self.missing.append(f"{task}: no baselines; the run that scores them is not complete.")
         settings = pd.DataFrame(self.settings)

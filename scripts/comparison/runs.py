@@ -91,7 +91,7 @@ class Run:
             return f"pretraining {self.tags['initialisation']}"
         fold = f", fold {self.tags['fold']}" if self.tags["fold"] != "0" else ""
         return (
-            f"{self.tags['task']}, {self.tags['initialisation']}, {self.tags['train_size']} training subjects"
+            f"{self.tags['task']}, {self.tags['initialisation']}, train size {self.tags['train_size']}"
             f"{fold}, seed {self.tags['seed']}, rate {self.values['learning_rate']:g}"
         )
 

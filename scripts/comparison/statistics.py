@@ -221,7 +221,10 @@ def sentence(row: dict[str, Any], lower_is_better: bool) -> str:
             "The tests only ask whether it is better."
         )
     elif row["p_holm"] < ALPHA:
-        found = f"{first} is better than {second} on these subjects: the interval excludes 0 and so does Holm's test."
+        found = (
+            f"{first} is better than {second} on these subjects: "
+            f"the interval excludes 0, and p after Holm is below {ALPHA}."
+        )
     else:
         found = (
             f"{first} may be better than {second}: the interval excludes 0, "

@@ -54,10 +54,10 @@ def test_mlflow_has_a_parent_for_each_setting_and_a_child_for_each_seed(settings
 
 
 def test_a_run_that_fails_is_reported_and_tried_again(settings, made_up, tmp_path, capfd):
-    made_up["failing"] = {"random, 1 training subjects, seed 1": InputError("scan.nii.gz: found damage.")}
+    made_up["failing"] = {"random, train size 1, seed 1": InputError("scan.nii.gz: found damage.")}
     failures = run_comparison(settings())
     (name,) = failures
-    assert name.startswith("segmentation, random, 1 training subjects, seed 1")
+    assert name.startswith("segmentation, random, train size 1, seed 1")
     assert failures[name] == "scan.nii.gz: found damage."
     assert len(made_up["done"]) == 8
     assert "1 failed" in capfd.readouterr().err
@@ -86,7 +86,7 @@ def test_without_its_pretraining_an_initialisation_is_left_out_with_the_reason(s
 
 
 def test_a_comparison_that_is_stopped_goes_on(settings, made_up):
-    made_up["failing"] = {"artifact_removal, 1 training subjects, seed 1": KeyboardInterrupt()}
+    made_up["failing"] = {"artifact_removal, train size 1, seed 1": KeyboardInterrupt()}
     with pytest.raises(KeyboardInterrupt):
         run_comparison(settings())
     before = len(made_up["done"]) - 1

@@ -96,16 +96,14 @@ def test_curves_and_baselines_have_their_tables(whole):
 def test_what_is_missing_is_said(settings, made_up, tmp_path):
     made_up["failing"] = {
         "pretraining autoencoder": InputError("no memory."),
-        "random, 1 training subjects, seed 1": InputError("scan.nii.gz: found damage."),
-        "segmentation, random, 1 training subjects, seed 0": InputError("first."),
+        "random, train size 1, seed 1": InputError("scan.nii.gz: found damage."),
+        "segmentation, random, train size 1, seed 0": InputError("first."),
     }
     run_comparison(settings(seeds=3))
     page = write_report(tmp_path).read_text()
-    assert "segmentation, random, 1 training subjects: seed 1 is missing: scan.nii.gz: found damage." in page
-    assert (
-        "segmentation, autoencoder, 1 training subjects: seed 0 is missing: its pretraining failed: no memory." in page
-    )
-    assert "segmentation, autoencoder, 1 training subjects: no run is complete" in page
+    assert "segmentation, random, train size 1: seed 1 is missing: scan.nii.gz: found damage." in page
+    assert "segmentation, autoencoder, train size 1: seed 0 is missing: its pretraining failed: no memory." in page
+    assert "segmentation, autoencoder, train size 1: no run is complete" in page
     assert "segmentation: no baselines; the run that scores them is not complete." in page
     statistics = table(tmp_path, "statistics").set_index(["initialisation", "reference"])
     assert statistics.subjects.to_dict() == {
