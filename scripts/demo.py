@@ -26,7 +26,7 @@ EPOCHS = 60
 """Number of epochs of a fine-tuning; each has three steps of one scan."""
 
 PRETRAINED = Path("bundle/models/restoration.pt")
-"""Weights that come with the bundle (docs/tasks.md); a pretraining takes longer than a demo should."""
+"""Weights that come with the bundle (docs/artifacts.md); a pretraining takes longer than a demo should."""
 
 console = Console()
 
@@ -105,7 +105,7 @@ def run_demo(out: Path, jobs: int) -> None:
     command("-m", "scripts", "label", *prepared, "--tissue-derivatives", str(truth), *parallel)
 
     say("Fine-tuning for tissue segmentation, from random weights and from weights that learned to remove artifacts")
-    console.print(f"The pretrained weights are {PRETRAINED}; docs/tasks.md says how they were made.", highlight=False)
+    console.print(f"The pretrained weights are {PRETRAINED}; docs/artifacts.md says how they were made.", highlight=False)
     task = ["finetune", "segmentation"]
     runs = {"artifact_removal": {"pretrained": PRETRAINED}, "random": {}}
     # batches of one scan make more steps out of the few scans, and the few steps want a high rate
