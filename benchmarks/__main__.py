@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import artifacts, inference, labels, pretraining, resampling, tasks
+from benchmarks import artifacts, inference, labels, resampling, tasks
 
 TIMINGS = {
     "resampling": resampling.main,
@@ -12,7 +12,7 @@ TIMINGS = {
     "inference": inference.main,
     "labels": labels.main,
 }
-TRAININGS = {"tasks": tasks.main, "pretraining": pretraining.main}
+TRAININGS = {"tasks": tasks.main}
 """Benchmarks that train for minutes or hours, so they run only when they are named."""
 
 BENCHMARKS = {**TIMINGS, **TRAININGS}

@@ -1,6 +1,9 @@
 """Trainings that are killed at random moments and resumed: what is lost, and whether the weights stay the same.
 
 python -m benchmarks.interruptions --kills 20
+python -m benchmarks.interruptions --kills 20 --trainings fine-tuning --signals SIGTERM SIGINT
+
+The moments are drawn in CPU time, so that they spread over a training on busy cores too. Linux alone tells that time.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import sys
 import time
 import traceback
 from collections import Counter
+from contextlib import redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,14 +28,16 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from scripts.io.files import write_json
-from scripts.training.checkpoints import latest_checkpoint
 from scripts.training.weights import read_checkpoint
 from transforms.errors import InputError
 
-EPOCHS = 4
+EPOCHS = 9
 KINDS = {"pretrain": ["pretrain"], "fine-tuning": ["finetune", "segmentation"]}
+SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
 TINY: dict[str, Any] = {
     "max_epochs": EPOCHS,
+    # its picture is most of the time of a validation
+    "val_interval": 3,
     "num_workers": 0,
     "batch_size": 2,
     "device": "cpu",
@@ -60,6 +66,27 @@ def make_cohort(folder: Path) -> Path:
     return folder
 
 
+def epochs_done(out: Path) -> int:
+    """Return the epoch of the last checkpoint, 0 where there is none."""
+    return max((int(path.stem.partition("=")[2]) for path in out.glob("checkpoint_epoch=*.pt")), default=0)
+
+
+def train(names: list[str], out: Path, cohort: Path) -> None:
+    """Run a training, or resume one."""
+    resume = ["resume"] if epochs_done(out) else []
+    overrides: dict[str, Any] = {
+        "dataset_dir": str(cohort),
+        "output_dir": str(out),
+        "tracking_uri": f"sqlite:///{out.parent}/mlflow.db",
+        **TINY,
+        **({"output_channels": 6} if names == ["pretrain"] else {}),
+    }
+    files = [f"bundle/configs/{name}.json" for name in [*names, *resume]]
+    workflow = ConfigWorkflow(files, run_id="training", **overrides)
+    workflow.initialize()
+    workflow.run()
+
+
 def start(names: list[str], out: Path, cohort: Path) -> int:
     """Start a training, or resume one, in a process of its own; it has all modules already."""
     if process := os.fork():
@@ -70,18 +97,7 @@ def start(names: list[str], out: Path, cohort: Path) -> int:
         for stream in (1, 2):
             os.dup2(log, stream)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        resume = ["resume"] if list(out.glob("checkpoint_epoch=*.pt")) else []
-        overrides: dict[str, Any] = {
-            "dataset_dir": str(cohort),
-            "output_dir": str(out),
-            "tracking_uri": f"sqlite:///{out.parent}/mlflow.db",
-            **TINY,
-            **({"output_channels": 6} if names == ["pretrain"] else {}),
-        }
-        files = [f"bundle/configs/{name}.json" for name in [*names, *resume]]
-        workflow = ConfigWorkflow(files, run_id="training", **overrides)
-        workflow.initialize()
-        workflow.run()
+        train(names, out, cohort)
         code = 0
     except SystemExit as error:
         code = int(error.code or 0)
@@ -95,58 +111,72 @@ def start(names: list[str], out: Path, cohort: Path) -> int:
         os._exit(code)
 
 
+def kill_after(process: int, number: signal.Signals, seconds: float) -> None:
+    """Send a signal to a child that has used some CPU time; one that ends before gets none."""
+    while os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        used = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
+        if sum(map(int, used)) / os.sysconf("SC_CLK_TCK") >= seconds:
+            os.kill(process, number)
+            return
+        time.sleep(0.005)
+
+
 def weights(out: Path) -> list[dict[str, torch.Tensor]]:
     """Return the weights of the last epoch and of the best validation."""
-    last = Path(latest_checkpoint(out))
-    if last.name != f"checkpoint_epoch={EPOCHS}.pt":
-        raise InputError(f"{last}: found the last checkpoint, expected {EPOCHS} epochs.")
-    return [read_checkpoint(path)["network"] for path in (last, out / "model.pt")]
+    if epochs_done(out) != EPOCHS:
+        raise InputError(f"{out}: found {epochs_done(out)} epochs, expected {EPOCHS}.")
+    return [read_checkpoint(out / name)["network"] for name in (f"checkpoint_epoch={EPOCHS}.pt", "model.pt")]
 
 
 def interrupt(kind: str, number: signal.Signals, kills: int, root: Path, cohort: Path) -> str:
     """Kill trainings some times, resume them, and compare them with one that was not killed."""
-    began = time.monotonic()
     straight = root / f"{kind}-{number.name}"
-    _, status = os.waitpid(start(KINDS[kind], straight, cohort), 0)
+    _, status, used = os.wait4(start(KINDS[kind], straight, cohort), 0)
     if status:
         raise InputError(f"{straight.with_suffix('.log')}: found a training that failed, expected one that ends well.")
-    duration = time.monotonic() - began
+    duration = used.ru_utime + used.ru_stime
     ends: Counter[int] = Counter()
-    same, finished, done = True, 0, 0
+    same, finished, done, before_first = True, 0, 0, 0
     while done < kills:
         out = root / f"{kind}-{number.name}-{finished}"
         while True:
             process = start(KINDS[kind], out, cohort)
             if done < kills:
-                time.sleep(random.uniform(0.1, 0.8) * duration)
-                os.kill(process, number)
+                kill_after(process, number, random.uniform(0.0, 0.9) * duration)
             code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
             if code == 0:
                 break
             done += 1
             ends[code] += 1
+            before_first += not epochs_done(out)
         pairs = zip(weights(straight), weights(out), strict=True)
         same &= all(one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one) for one, two in pairs)
         same &= not list(out.rglob("*.partial.*"))
         finished += 1
     found = sqlite3.connect(root / "mlflow.db").execute("select status, count(*) from runs group by status").fetchall()
     codes = ", ".join(f"{count} of {code}" for code, count in sorted(ends.items()))
-    return f"| {kind} | {number.name} | {done} | {codes} | {finished} | {'yes' if same else 'NO'} | {dict(found)} |"
+    result = "yes" if same else "NO"
+    return f"| {kind} | {number.name} | {done} | {before_first} | {codes} | {finished} | {result} | {dict(found)} |"
 
 
 def main() -> None:
     """Print a row for each kind of training and each signal."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=3)
-    kills = parser.parse_args().kills
+    parser.add_argument("--kills", type=int, default=3, help="of each kind of training, by each signal")
+    parser.add_argument("--trainings", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--signals", nargs="+", choices=SIGNALS, default=SIGNALS)
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    print("| training | signal | interruptions | exit codes | trainings | same weights, nothing left | runs |")
-    print("|---|---|---|---|---|---|---|")
+    print("| training | signal | kills | before the first epoch | exit codes | trainings | same, nothing left | runs |")
+    print("|---|---|---|---|---|---|---|---|")
     with TemporaryDirectory() as folder:
         cohort = make_cohort(Path(folder) / "cohort")
-        for kind in KINDS:
-            for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
-                print(interrupt(kind, number, kills, Path(folder), cohort), flush=True)
+        for kind in options.trainings:
+            # what a first training imports costs most of the time of a small one
+            with redirect_stdout(sys.stderr):
+                train(KINDS[kind], Path(folder) / "warm" / kind, cohort)
+            for name in options.signals:
+                print(interrupt(kind, signal.Signals[name], options.kills, Path(folder), cohort), flush=True)
 
 
 if __name__ == "__main__":

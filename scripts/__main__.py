@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from enum import StrEnum
 from pathlib import Path
@@ -214,6 +215,92 @@ def export(
 
 
 @app.command()
+def compare(
+    auxiliary: Annotated[Path, typer.Option(help="Prepared cohort of the pretraining.")],
+    clinical: Annotated[Path, typer.Option(help="Prepared and labelled cohort of the tasks.")],
+    out: Annotated[Path, typer.Option(help="Folder of the comparison; one begun earlier goes on.")],
+    tasks: Annotated[str, typer.Option(help="Tasks.")] = "segmentation,crossings,direction",
+    arms: Annotated[
+        str, typer.Option(help="Initialisations, the most important first (docs/comparison.md lists them).")
+    ] = "random,artifact_removal,autoencoder",
+    seeds: Annotated[int, typer.Option(min=1, help="Fine-tunings of each setting.")] = 4,
+    train_sizes: Annotated[str, typer.Option(help="Numbers of training participants.")] = "1,4",
+    folds: Annotated[
+        int, typer.Option(min=1, help="Folds in which every participant is tested once.", show_default="own splits")
+    ] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each fine-tuning.")] = 400,
+    validations: Annotated[int, typer.Option(min=1, help="Validations of each fine-tuning.")] = 10,
+    rates: Annotated[
+        str,
+        typer.Option(
+            help="Learning rates to try: each setting takes the one that validates best with its first seed.",
+            show_default="that of the config",
+        ),
+    ] = "",
+    paper: Annotated[bool, typer.Option("--paper", help="Network, losses and rates of the paper.")] = False,
+    pretraining: Annotated[
+        list[str] | None, typer.Option(help="A value of all pretrainings, as max_epochs=25; may be repeated.")
+    ] = None,
+    fine_tuning: Annotated[
+        list[str] | None, typer.Option(help="A value of all fine-tunings, as batch_size=1; may be repeated.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the matrix and an estimate of its time.")] = False,
+    jobs: Jobs = 1,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler, as tcp://host:8786, in place of --jobs.")
+    ] = None,
+) -> None:
+    """Compare initialisations: pretrain, fine-tune every task from each with few subjects, and test.
+
+    Reads two prepared cohorts. Writes checkpoints and mlflow.db to the folder. What is complete is not done again, what
+    was cut off goes on, and a run that fails is left out. Then 'python -m scripts report' shows the results.
+    """
+    from scripts.jobs import warm_up
+
+    if scheduler is None and not dry_run:
+        warm_up("scripts.comparison.execute", jobs)
+    from scripts.comparison.matrix import run_comparison, show_plan
+    from scripts.comparison.plan import Settings
+
+    settings = Settings(
+        auxiliary,
+        clinical,
+        out,
+        tasks.split(","),
+        arms.split(","),
+        seeds,
+        [int(_number(word)) for word in train_sizes.split(",")],
+        folds,
+        steps,
+        validations,
+        [_number(word) for word in rates.split(",") if word],
+        paper,
+        _values(pretraining or []),
+        _values(fine_tuning or []),
+    )
+    if dry_run:
+        show_plan(settings, jobs)
+        return
+    failures = run_comparison(settings, jobs, scheduler)
+    typer.echo(f"{out}: {len(failures)} runs failed" if failures else f"{out}: all runs are complete")
+    for run, why in failures.items():
+        typer.echo(f"  {run}: {why}")
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(out: Annotated[Path, typer.Option(help="Folder of a comparison.")]) -> None:
+    """Report a comparison: report.html, and in the folder 'report' its figures (SVG, PNG) and tables (CSV).
+
+    Reads the comparison's MLflow, finished or not; what is missing is said.
+    """
+    from scripts.comparison.report import write_report
+
+    typer.echo(f"{write_report(out)}")
+
+
+@app.command()
 def send(
     output_dir: Annotated[Path, typer.Option(help="Output folder of a training whose MLflow did not answer.")],
     tracking_uri: Annotated[str, typer.Option(help="Address of the MLflow that has its run.")] = "sqlite:///mlflow.db",
@@ -231,6 +318,20 @@ def _number(word: str) -> float:
         return float(word)
     except ValueError:
         raise typer.BadParameter(f"found {word!r}, expected numbers as 15,5,8") from None
+
+
+def _values(words: list[str]) -> dict[str, Any]:
+    """Read values of configs, as ``network_def::filters=[8,8,8,8]``: JSON, or else a text."""
+    values = {}
+    for word in words:
+        name, separator, text = word.partition("=")
+        if not separator or not name:
+            raise typer.BadParameter(f"found {word!r}, expected an id of a config and its value as batch_size=1")
+        try:
+            values[name] = json.loads(text)
+        except json.JSONDecodeError:
+            values[name] = text
+    return values
 
 
 def _report(outcomes: list[Any], out: Path) -> None:

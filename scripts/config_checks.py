@@ -6,6 +6,7 @@ Each self-contained config calls :func:`check_config` in its ``initialize``. A n
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import math
 import os
@@ -44,6 +45,9 @@ UNREFERRED = {
 
 OF_PAPER = {"encoding", "direction_losses", "preset", "gain", "clean_share"}
 """Ids that ``paper.json`` sets or replaces for trainings of all kinds, and that one kind has no use for."""
+
+FIRST = "imports"
+"""Id with which each self-contained config begins."""
 
 SECTIONS = ("train", "validate")
 """Ids that only hold other ids."""
@@ -95,14 +99,18 @@ VALUES: dict[str, Kind] = {
     "ensemble": PATHS,
     **dict.fromkeys(("tracking_uri", "experiment_name"), TEXT),
     "run_name": NAME,
-    **dict.fromkeys(("max_epochs", "val_interval", "batch_size", "draws"), COUNT),
+    "pretext": TEXT,
+    **dict.fromkeys(("max_epochs", "val_interval", "batch_size", "draws", "output_channels"), COUNT),
     "train_size": Kind(f"{COUNT.expected}, or nothing", lambda value: value is None or COUNT.fits(value)),
     **dict.fromkeys(("num_workers", "loader_workers", "seed", "validation_seed"), INDEX),
     **dict.fromkeys(("learning_rate", "bvalue", "voxel_size"), POSITIVE),
     **dict.fromkeys(("b0_max", "warmup_epochs", "new_epochs", "transferred_rate"), NOT_NEGATIVE),
     "clean_share": Kind("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1),
     "decay": _one_of(*DECAYS),
-    **dict.fromkeys(("resume", "log_paths", "debug"), FLAG),
+    **dict.fromkeys(("resume", "log_paths", "debug", "amp"), FLAG),
+    **dict.fromkeys(
+        ("artifacts", "loader_artifacts"), Kind("a list of artifacts", lambda v: isinstance(v, list | tuple))
+    ),
     "encoding": _one_of(*CHANNELS),
     "preset": _one_of(None, *PRESETS),
 }
@@ -122,12 +130,14 @@ def check_config() -> None:
     run = "" if workflow is None else str(workflow.run_id)
     if workflow is not None:
         _check_run(run, config)
+    _check_order(config)
     _check_ids(config)
     _take_as_typed(parser)
-    values = _check_values(parser)
+    # whether mixed precision is used depends on the device
     for name in ("device", "cache_device"):
         if name in config:
             _check_device(name, parser.get_parsed_content(name))
+    values = _check_values(parser)
     _check_place(Path(values.get("evaluation_dir") or values["output_dir"]))
     engines = re.findall("@(train::trainer|validate::evaluator)", json.dumps(config.get(run), default=str))
     if engines:
@@ -145,6 +155,16 @@ def _check_run(run: str, config: Mapping[str, Any]) -> None:
     there = [name for name in RUNS if isinstance(config.get(name), list)]
     if run not in there:
         raise InputError(f"run {run}: expected one of {', '.join(there)} with these configs{_nearest(run, there)}")
+
+
+def _check_order(config: Mapping[str, Any]) -> None:
+    """Refuse an overlay before the config that it belongs to, which would undo it; ids keep the order of the files."""
+    before = list(itertools.takewhile(lambda name: name != FIRST, (name for name in config if name != "_meta_")))
+    if before and FIRST in config:
+        raise InputError(
+            f"--config_file: found {before[0]} before the {FIRST} of a whole config, which would undo it, "
+            "expected the whole config first and overlays after it."
+        )
 
 
 def _check_ids(config: Mapping[str, Any]) -> None:
@@ -220,8 +240,11 @@ def _check_device(name: str, device: Any) -> None:
 def _check_place(folder: Path) -> None:
     """Refuse a folder that cannot be made or written to; nothing is left there."""
     nearest = folder.absolute()
-    while not nearest.exists():
-        nearest = nearest.parent
+    try:
+        while not nearest.exists():
+            nearest = nearest.parent
+    except OSError as error:
+        raise InputError(f"{folder}: found that no path can be this ({error.strerror}), expected one.") from None
     if not nearest.is_dir():
         raise InputError(f"{folder}: found a file at {nearest}, expected a folder for the output.")
     try:

@@ -26,7 +26,7 @@ EPOCHS = 60
 """Number of epochs of a fine-tuning; each has three steps of one scan."""
 
 PRETRAINED = Path("bundle/models/restoration.pt")
-"""Weights that ``python -m benchmarks pretraining`` made; a pretraining takes longer than a demo should."""
+"""Weights that come with the bundle (docs/tasks.md); a pretraining takes longer than a demo should."""
 
 console = Console()
 

@@ -10,6 +10,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -19,7 +20,8 @@ from dataclasses import dataclass
 from multiprocessing import forkserver
 from typing import Generic, TypeVar
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from scripts.errors import reason
@@ -114,7 +116,12 @@ def warm_up(module: str, jobs: int) -> None:
 
 
 def run_jobs(
-    task: Callable[[Item], Result], items: Sequence[Item], jobs: int, description: str, scheduler: str | None = None
+    task: Callable[[Item], Result],
+    items: Sequence[Item],
+    jobs: int,
+    description: str,
+    scheduler: str | None = None,
+    board: Callable[[Sequence[Outcome[Item, Result]]], RenderableType] | None = None,
 ) -> list[Outcome[Item, Result]]:
     """Call ``task`` on each item.
 
@@ -125,6 +132,7 @@ def run_jobs(
         description: text before the progress bar.
         scheduler: address of a Dask scheduler (``tcp://host:8786``) whose workers do the work instead of processes of
             this machine. The workers need the same files and this package.
+        board: what stands above the progress bar, made of the outcomes so far.
 
     Returns:
         outcomes in the order of ``items``.
@@ -134,20 +142,30 @@ def run_jobs(
     """
     outcomes: dict[int, Outcome[Item, Result]] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task(description, total=len(items))
+    progress = Progress(*columns)
+    bar = progress.add_task(description, total=len(items))
+
+    def shown_now() -> RenderableType:
+        return Group(board(list(outcomes.values())), progress) if board else progress
+
+    # a task may redirect the streams of this process
+    screen = Console(file=sys.stderr)
+    with Live(console=screen, get_renderable=shown_now) as live:
         try:
             with closing(_outcomes(task, items, jobs, scheduler)) as found:
                 for index, outcome in found:
                     outcomes[index] = outcome
                     if outcome.failure:
                         shown = f"left out {items[index]}: {outcome.failure}"
-                        progress.console.print(shown, highlight=False, markup=False, soft_wrap=True)
+                        live.console.print(shown, highlight=False, markup=False, soft_wrap=True)
                     progress.advance(bar)
         except KeyboardInterrupt:
             shown = f"stopped: {len(outcomes)} of {len(items)} are done and kept, the same command goes on from there"
-            progress.console.print(shown, highlight=False, markup=False, soft_wrap=True)
+            live.console.print(shown, highlight=False, markup=False, soft_wrap=True)
             raise
+    if not screen.is_interactive:
+        # the last line of a bar has no end there
+        screen.print()
     return [outcomes[index] for index in range(len(items))]
 
 

@@ -149,7 +149,8 @@ def constant(answer: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def name_deconvolution(folder: Path) -> str:
     """Name the baseline that deconvolves by how the labels of a prepared cohort were made, as their records say."""
-    records = [read_json(path) for path in sorted(folder.rglob("*_desc-labels.json"))]
+    # folders of participants may be links, which ** alone does not follow
+    records = [read_json(path) for path in sorted(folder.glob("*/**/*_desc-labels.json"))]
     if records and all(record.get("Route") == "truth" for record in records):
         return "deconvolution"
     if records and all(record.get("Parameters", {}).get("SharpResponse") for record in records):

@@ -161,7 +161,7 @@ def read_latest_checkpoint(folder: str | Path) -> tuple[Path, dict[str, Any]]:
         try:
             return path, read_checkpoint(path)
         except InputError as error:
-            logger.warning("%s The training goes on from the checkpoint before.", error)
+            logger.warning("%s It is passed over.", error)
             damaged = str(path)
     raise InputError(f"{damaged}: found a damaged checkpoint and none before it, expected one to go on from.")
 

@@ -10,16 +10,17 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
 
-from scripts.io.files import read_json, write_table
-from scripts.training.tracking_store import opening
+from scripts.io.files import read_json, read_text, write_json, write_table
+from scripts.training.tracking_store import artifact_location, effective_uri, opening, restore_experiment
 from transforms.errors import InputError
 
 MAX_BATCH = 1000
 """Metrics that MLflow takes at once."""
 
 RUN_FILE = "mlflow_run.json"
-"""File in an output folder with the id of its run; with its end too, if the server could not be told."""
+"""File in an output folder with the id of its run; and what the server could not be told of its start and its end."""
 
 
 class EpochMetrics:
@@ -36,10 +37,12 @@ class EpochMetrics:
         self.path = path
         self.metrics: dict[tuple[int, str], Metric] = {}
         if resume and path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                for row in csv.DictReader(file):
+            try:
+                for row in csv.DictReader(read_text(path, "metrics by epoch").splitlines()):
                     metric = Metric(row["metric"], float(row["value"]), int(row["time"]), int(row["epoch"]))
                     self.metrics[metric.step, metric.key] = metric
+            except (KeyError, TypeError, ValueError):
+                raise InputError(f"{path}: found another table, expected {', '.join(self.COLUMNS)}.") from None
 
     def add(self, values: Mapping[str, Any], epoch: int) -> list[Metric]:
         """Note the metrics of an epoch, which take the place of earlier ones, and return them."""
@@ -64,27 +67,42 @@ def send(client: MlflowClient, run_id: str, metrics: Sequence[Metric]) -> None:
 
 
 def send_afterwards(output_dir: Path, tracking_uri: str) -> int:
-    """Send what a training could not: metrics, pictures, and how it ended.
+    """Send what a training could not: its run and parameters, metrics, pictures, and how it ended.
 
     Args:
         output_dir: of the training.
-        tracking_uri: address of the MLflow that has its run.
+        tracking_uri: address of the MLflow that has its run; ``MLFLOW_TRACKING_URI`` goes before it.
 
     Returns:
         the number of metrics sent.
 
     Raises:
-        InputError: the folder names no run.
+        InputError: the folder names no run and no experiment, or its run is not in this MLflow.
     """
-    told = read_json(output_dir / RUN_FILE)
+    path, uri = output_dir / RUN_FILE, effective_uri(tracking_uri)
+    told = read_json(path)
+    if not {"run_id", "experiment"} & set(told):
+        raise InputError(f"{path}: found no run_id, expected that of a training.")
+    with opening(uri) as address:
+        client = MlflowClient(address)
     if "run_id" not in told:
-        raise InputError(f"{output_dir / RUN_FILE}: found no run_id, expected that of a training.")
-    with opening(tracking_uri):
-        client = MlflowClient(tracking_uri)
-    metrics = EpochMetrics(output_dir / "epochs.csv", resume=True).missing(client, told["run_id"])
-    send(client, told["run_id"], metrics)
+        name = told["experiment"]
+        experiment = restore_experiment(client, name) or client.create_experiment(name, artifact_location(uri))
+        made = client.create_run(experiment, run_name=told["run_name"], tags=told["tags"])
+        told["run_id"] = made.info.run_id
+        write_json(path, told)
+    run_id = told["run_id"]
+    try:
+        known = client.get_run(run_id).data.params
+    except MlflowException:
+        raise InputError(f"{path}: found run {run_id}, which is not in this MLflow, expected one that is.") from None
+    for name, value in told.get("parameters", {}).items():
+        if name not in known:
+            client.log_param(run_id, name, value)
+    metrics = EpochMetrics(output_dir / "epochs.csv", resume=True).missing(client, run_id)
+    send(client, run_id, metrics)
     if (output_dir / "pictures").is_dir():
-        client.log_artifacts(told["run_id"], str(output_dir / "pictures"), "pictures")
+        client.log_artifacts(run_id, str(output_dir / "pictures"), "pictures")
     if "status" in told:
-        client.set_terminated(told["run_id"], told["status"])
+        client.set_terminated(run_id, told["status"])
     return len(metrics)

@@ -21,7 +21,13 @@ from monai.handlers import MLFlowHandler
 
 from scripts.io.files import read_json, write_json, write_table
 from scripts.training.epoch_metrics import RUN_FILE, EpochMetrics, send
-from scripts.training.tracking_store import artifact_location, effective_uri, opening, without_password
+from scripts.training.tracking_store import (
+    artifact_location,
+    effective_uri,
+    opening,
+    restore_experiment,
+    without_password,
+)
 
 MAX_PARAMETER_LENGTH = 500
 """Largest length of a parameter's value in characters: MLflow refuses longer ones."""
@@ -52,6 +58,7 @@ class Tracker(MLFlowHandler):
         config: the whole config, overlays and overrides included; kept with the run as ``config.json``.
         resume: whether to continue the run whose id is in ``output_dir``.
         log_paths: whether paths and names of scans go to the server: in parameters, the config and tables.
+        tags: tags of the run, by which a comparison finds it again.
     """
 
     def __init__(
@@ -65,14 +72,15 @@ class Tracker(MLFlowHandler):
         config: Mapping[str, Any] | None = None,
         resume: bool = False,
         log_paths: bool = True,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         unique = f"{experiment_name}_{time.strftime('%Y%m%d_%H%M%S')}_{secrets.token_hex(2)}"
         self.uri = effective_uri(tracking_uri)
         self.parameters = {key: str(value) for key, value in (parameters or {}).items()}
         logged = {key: value for key, value in self.parameters.items() if log_paths or key not in PATHS}
-        with opening(self.uri):
+        with opening(self.uri) as address:
             super().__init__(
-                tracking_uri=tracking_uri,
+                tracking_uri=address,
                 experiment_name=experiment_name,
                 run_name=run_name or unique,
                 experiment_param={key: value[:MAX_PARAMETER_LENGTH] for key, value in logged.items()},
@@ -87,7 +95,10 @@ class Tracker(MLFlowHandler):
         self.config = config
         self.resume = resume
         self.log_paths = log_paths
+        self.tags = dict(tags or {})
         self.trains = False
+        self.at_work = False
+        self.begun = False
         self.behind = False
         self.unsent: list[Metric] = []
 
@@ -107,35 +118,43 @@ class Tracker(MLFlowHandler):
 
     def start(self, engine: Engine) -> None:
         """Create the run, or continue an earlier one, and log its parameters."""
+        self.at_work = True
+        if not self._former():
+            # enough for the command that sends later to make the run
+            described = {"experiment": self.experiment_name, "run_name": self.run_name, "tags": self.tags}
+            write_json(self.run_file, {**described, "parameters": self.experiment_param})
         self._attempt(self._begin, engine)
 
+    def _former(self) -> str | None:
+        """Identifier of the run to continue."""
+        return read_json(self.run_file).get("run_id") if self.resume and self.run_file.is_file() else None
+
     def _begin(self, engine: Engine) -> None:
+        """Do what a server must know before metrics; again, where it stopped answering in the middle."""
         self._set_experiment()
         experiment: Any = self.experiment
-        former = read_json(self.run_file)["run_id"] if self.resume and self.run_file.is_file() else None
-        continued: Any = self._continued(former) if former else None
-        self.cur_run = continued
-        if continued:
-            known = continued.data.params
-            self.experiment_param = {k: v for k, v in (self.experiment_param or {}).items() if k not in known}
-            self.unsent = self.epochs.missing(self.client, self.run_id)
-        else:
+        if self.cur_run is None:
+            former = self._former()
             # MONAI would take a run of this name that did not end well, or is at work, for its own
-            self.cur_run = self.client.create_run(experiment.experiment_id, run_name=self.run_name)
-            self.unsent = list(self.epochs.metrics.values())
-        write_json(self.run_file, {"run_id": self.run_id})
+            run: Any = (former and self._continued(former)) or self.client.create_run(
+                experiment.experiment_id, run_name=self.run_name, tags=self.tags
+            )
+            known = run.data.params
+            self.experiment_param = {k: v for k, v in (self.experiment_param or {}).items() if k not in known}
+            self.unsent = self.epochs.missing(self.client, run.info.run_id)
+            self.cur_run = run
+            write_json(self.run_file, {"run_id": self.run_id, "parameters": self.experiment_param})
         super().start(engine)
         if self.config is not None and self.log_paths:
             text = json.dumps(self.config, indent=2, default=str)
             text = text.replace(json.dumps(self.uri)[1:-1], without_password(self.uri))
             self.client.log_text(self.run_id, text, "config.json")
+        self.begun = True
+        write_json(self.run_file, {"run_id": self.run_id})
 
     def _set_experiment(self) -> None:
-        """Find or make the experiment; one that was deleted comes back, because its name stays taken."""
-        found = self.client.get_experiment_by_name(self.experiment_name)
-        if found and found.lifecycle_stage != LifecycleStage.ACTIVE:
-            logger.warning("experiment %s was deleted in MLflow: it is restored", self.experiment_name)
-            self.client.restore_experiment(found.experiment_id)
+        """Find or make the experiment; one that was deleted comes back."""
+        restore_experiment(self.client, self.experiment_name)
         super()._set_experiment()
 
     def _continued(self, run_id: str) -> Run | None:
@@ -161,7 +180,7 @@ class Tracker(MLFlowHandler):
             self.behind = False
 
     def _send(self, engine: Engine) -> None:
-        if self.cur_run is None:
+        if not self.begun:
             self._begin(engine)
         send(self.client, self.run_id, self.unsent)
         self.unsent = []
@@ -215,12 +234,17 @@ class Tracker(MLFlowHandler):
         self._dispose_sqlite_store()
 
     def _end(self, status: int) -> None:
-        if self.cur_run is None:
+        # an evaluator that fails ends its trainer as well
+        if not self.at_work:
             return
         name = RunStatus.to_string(status)
-        if not self._attempt(self.client.set_terminated, self.run_id, name):
-            write_json(self.run_file, {"run_id": self.run_id, "status": name})
-        self.cur_run = None
+        if not self._attempt(self._finish, name):
+            write_json(self.run_file, {**read_json(self.run_file), "status": name})
+        self.at_work, self.cur_run = False, None
+
+    def _finish(self, status: str) -> None:
+        send(self.client, self.run_id, self.unsent)
+        self.client.set_terminated(self.run_id, status)
 
     def _start_alone(self, engine: Engine) -> None:
         if not self.trains:

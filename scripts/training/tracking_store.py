@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from filelock import FileLock
 from mlflow import MlflowClient
+from mlflow.entities import LifecycleStage
+from sqlalchemy import URL
 
 from transforms.errors import InputError
 
@@ -17,14 +21,29 @@ PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT
 
 DATABASE = "sqlite:///"
 
+VARIABLE = "MLFLOW_TRACKING_URI"
+
+logger = logging.getLogger(__name__)
+
 
 def effective_uri(tracking_uri: str) -> str:
     """Return the address that MLflow uses: ``MLFLOW_TRACKING_URI`` goes before that of a config."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri
+    return os.environ.get(VARIABLE) or tracking_uri
+
+
+def store_address(tracking_uri: str) -> str:
+    """Return an address as MLflow reads it: SQLAlchemy decodes ``%`` in a path, and takes ``?`` for its end."""
+    path, options = _split(tracking_uri)
+    if path is None or not set("%?") & set(path):
+        return tracking_uri
+    # with its driver named, MLflow makes no folder of the name as it stands in the address
+    return URL.create("sqlite+pysqlite", database=path).render_as_string() + options
 
 
 def without_password(tracking_uri: str) -> str:
     """Return an address without user, password and options."""
+    if tracking_uri.startswith(DATABASE):
+        return tracking_uri.removesuffix(_split(tracking_uri)[1])
     scheme, separator, rest = tracking_uri.partition("://")
     host, slash, path = rest.partition("?")[0].partition("/")
     return scheme + separator + host.rpartition("@")[2] + slash + path
@@ -37,17 +56,29 @@ def artifact_location(tracking_uri: str) -> str | None:
 
 
 @contextmanager
-def opening(tracking_uri: str) -> Iterator[None]:
-    """Let one process at a time open a local database: MLflow makes its tables without looking whether another does."""
+def opening(tracking_uri: str) -> Iterator[str]:
+    """Let one process at a time open a local database: MLflow makes its tables without looking whether another does.
+
+    Args:
+        tracking_uri: address as a person writes it.
+
+    Yields:
+        the address as MLflow reads it; meanwhile its variable is not set, which would go before this one.
+    """
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
-    path = _database(tracking_uri)
-    if path is None:
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f"{path.name}.lock")):
-        yield
+    hidden = os.environ.pop(VARIABLE, None)
+    try:
+        path = _database(tracking_uri)
+        if path is None:
+            yield tracking_uri
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f"{path.name}.lock")):
+            yield store_address(tracking_uri)
+    finally:
+        if hidden is not None:
+            os.environ[VARIABLE] = hidden
 
 
 def require_store(tracking_uri: str) -> None:
@@ -63,17 +94,47 @@ def require_store(tracking_uri: str) -> None:
             "MLflow has no folders of files any more."
         )
     try:
-        with opening(uri):
-            MlflowClient(uri).search_experiments(max_results=1)
+        with opening(uri) as address:
+            _require_database(_database(uri))
+            MlflowClient(address).search_experiments(max_results=1)
     except Exception as error:  # a network, a server or a database may raise anything
+        # what others raise may hold a password; SQLAlchemy wraps what a database raises
+        cause = getattr(error, "orig", error)
+        why = cause if isinstance(cause, OSError | sqlite3.Error) else type(error).__name__
         raise InputError(
-            f"--tracking_uri: found no MLflow that answers at {without_password(uri)} ({type(error).__name__}), "
+            f"--tracking_uri: found no MLflow that answers at {without_password(uri)} ({why}), "
             "expected one, or a database as sqlite:///mlflow.db."
         ) from None
 
 
+def restore_experiment(client: MlflowClient, name: str) -> str | None:
+    """Bring back an experiment that was deleted, because its name stays taken; return the id of one that is there."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        return None
+    if found.lifecycle_stage != LifecycleStage.ACTIVE:
+        logger.warning("experiment %s was deleted in MLflow: it is restored", name)
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def _require_database(path: Path | None) -> None:
+    """Open a local database at once, which MLflow tries for minutes."""
+    if path is not None:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("pragma schema_version")
+
+
 def _database(tracking_uri: str) -> Path | None:
     """File of a local database."""
+    path, _ = _split(tracking_uri)
+    return None if path is None else Path(path)
+
+
+def _split(tracking_uri: str) -> tuple[str | None, str]:
+    """Path of a local database, and its options: what follows a ``?`` in its name, and not in that of a folder."""
     if not tracking_uri.startswith(DATABASE):
-        return None
-    return Path(tracking_uri.removeprefix(DATABASE).partition("?")[0])
+        return None, ""
+    folder, slash, file = tracking_uri.removeprefix(DATABASE).rpartition("/")
+    name, mark, options = file.partition("?")
+    return folder + slash + name, mark + options

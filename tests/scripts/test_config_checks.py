@@ -78,6 +78,10 @@ WRONG = [
     (INFERENCE, {"dwi": "a", "voxel_size": 0}, "--voxel_size: found 0, expected a number above 0."),
     (INFERENCE, {"dwi": "a", "bvalue": "high"}, "--bvalue: found 'high', expected a number above 0."),
     (INFERENCE, {"dwi": "a", "ensemble": [1, 2]}, "--ensemble: found [1, 2], expected paths."),
+    (PRETRAIN, {"amp": "maybe"}, "--amp: found 'maybe', expected true or false."),
+    (PRETRAIN, {"output_channels": "six"}, "--output_channels: found 'six', expected a whole number of at least 1."),
+    (PRETRAIN, {"artifacts": "none"}, "--artifacts: found 'none', expected a list of artifacts."),
+    (PRETRAIN, {"output_dir": "x" * 300}, f"{'x' * 300}: found that no path can be this (File name too long), "),
     (PRETRAIN, {"device": "gpu"}, "--device: found 'gpu', which cannot be used ("),
     (PRETRAIN, {"cache_device": "meta"}, "--cache_device: found 'meta', which cannot be used ("),
     (INFERENCE, {"dwi": "a", "device": "cuda:99"}, "--device: found 'cuda:99', which cannot be used ("),
@@ -123,6 +127,21 @@ def test_an_id_that_nothing_uses_is_refused_with_the_nearest_one(refusal, names,
 )
 def test_a_run_that_would_do_nothing_or_another_thing_is_refused(refusal, names, run_id, sentence):
     assert refusal(names, run_id=run_id).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("names", "first"),
+    [
+        (["resume", "pretrain"], "resume"),
+        (["segmentation", "finetune"], "task"),
+        (["paper", "finetune", "direction"], "encoding"),
+    ],
+)
+def test_an_overlay_before_its_config_is_refused_because_it_would_be_undone(refusal, names, first):
+    assert refusal(names) == (
+        f"--config_file: found {first} before the imports of a whole config, which would undo it, "
+        "expected the whole config first and overlays after it."
+    )
 
 
 @pytest.mark.parametrize("names", [PRETRAIN, FINETUNE, INFERENCE], ids=lambda names: names[0])

@@ -12,7 +12,14 @@ from filelock import FileLock
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "data" / "bids"
 
-FIRST = ("test_demo.py", "test_labels.py", "test_real_scans.py", "test_readme.py", "test_cut_off.py")
+FIRST = (
+    "test_demo.py",
+    "test_labels.py",
+    "test_real_scans.py",
+    "test_readme.py",
+    "test_comparison.py",
+    "test_cut_off.py",
+)
 """Files that two processes take in this order: long ones first, so that both end at about the same time; and while one
 makes the demo, the other has enough to do that needs none."""
 

@@ -111,7 +111,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_with_a_word(tmp_path, 
     path, content = read_latest_checkpoint(tmp_path)
     assert (path.name, content["epoch"]) == ("checkpoint_epoch=1.pt", 1)
     assert "checkpoint_epoch=2.pt: found" in caplog.text
-    assert "goes on from the checkpoint before" in caplog.text
+    assert "It is passed over." in caplog.text
     path.write_bytes(b"")
     with pytest.raises(InputError, match=r"checkpoint_epoch=1\.pt: found a damaged checkpoint and none before it"):
         read_latest_checkpoint(tmp_path)

@@ -14,9 +14,9 @@ from mlflow import MlflowClient
 
 from scripts.engines import run
 from scripts.io.files import read_json
-from scripts.training.epoch_metrics import send_afterwards
+from scripts.training.epoch_metrics import EpochMetrics, send_afterwards
 from scripts.training.tracking import Tracker
-from scripts.training.tracking_store import require_store, without_password
+from scripts.training.tracking_store import require_store, store_address, without_password
 from transforms.errors import InputError
 
 
@@ -120,6 +120,60 @@ def test_a_server_that_stays_away_gets_them_by_a_command(track, runs, monkeypatc
     assert send_afterwards(tmp_path / "out", mlflow_store) == 0
 
 
+@pytest.mark.parametrize("call", ["create_run", "log_batch", "log_text"])
+def test_a_server_that_is_away_while_the_run_begins_gets_all_of_it_when_it_is_back(track, runs, monkeypatch, call):
+    tracker = track(config={"rate": 0.1})
+    monkeypatch.setattr(tracker.client, call, _away)
+    train(tracker, 4, lambda engine: engine.state.epoch == 3 and monkeypatch.undo())
+    (found,) = runs()
+    assert found.info.status == "FINISHED"
+    assert losses(tracker.client, found.info.run_id) == EXPECTED
+    assert found.data.params["seed"] == "0"
+    assert [item.path for item in tracker.client.list_artifacts(found.info.run_id)] == ["config.json"]
+
+
+@pytest.mark.parametrize("call", ["create_run", "log_batch"])
+def test_a_server_that_is_away_from_the_start_to_the_end_gets_its_run_by_a_command(
+    track, runs, monkeypatch, call, mlflow_store, tmp_path
+):
+    tracker = track()
+    for name in (call, "set_terminated"):
+        monkeypatch.setattr(tracker.client, name, _away)
+    train(tracker, 4)
+    monkeypatch.undo()
+    assert send_afterwards(tmp_path / "out", mlflow_store) == 4
+    assert send_afterwards(tmp_path / "out", mlflow_store) == 0
+    (found,) = runs()
+    assert (found.info.status, found.info.run_name) == ("FINISHED", tracker.run_name)
+    assert losses(MlflowClient(mlflow_store), found.info.run_id) == EXPECTED
+    assert (found.data.params["task"], found.data.params["seed"]) == ("restoration", "0")
+
+
+def test_a_server_that_is_back_at_the_end_gets_the_last_metrics(track, runs, monkeypatch):
+    tracker = track()
+    close = tracker.close
+    monkeypatch.setattr(tracker.client, "log_batch", _away)
+    monkeypatch.setattr(tracker, "close", lambda: (monkeypatch.undo(), close()))
+    train(tracker, 4)
+    (found,) = runs()
+    assert found.info.status == "FINISHED"
+    assert losses(tracker.client, found.info.run_id) == EXPECTED
+
+
+def test_metrics_are_not_sent_to_an_mlflow_without_the_run(track, tmp_path):
+    train(track(), 1)
+    with pytest.raises(InputError, match=r"mlflow_run.json: found run \w+, which is not in this MLflow, expected"):
+        send_afterwards(tmp_path / "out", f"sqlite:///{tmp_path}/other.db")
+
+
+def test_a_table_of_metrics_that_is_another_one_is_refused(tmp_path):
+    path = tmp_path / "epochs.csv"
+    for text in ("epoch,loss\n1,0.5\n", "epoch,metric,value,time\none,loss,0.5,1\n", "epoch,metric,value,time\n1,loss"):
+        path.write_text(text)
+        with pytest.raises(InputError, match=r"epochs\.csv: found another table, expected epoch, metric, value, time"):
+            EpochMetrics(path, resume=True)
+
+
 def test_a_resumed_training_sends_what_was_left(track, runs, monkeypatch):
     tracker = track()
     train(tracker, 2, breaks(tracker, monkeypatch, {1, 2}))
@@ -189,17 +243,54 @@ tracker.close()
     assert [found.info.status for found in client.search_runs([experiment.experiment_id])] == ["FINISHED"] * 3
 
 
-@pytest.mark.parametrize("name", ["feature%2Fx", "what?x=1", "a#b", "50%"])
-def test_a_folder_of_any_name_can_be_worked_in(track, name, tmp_path, monkeypatch):
-    (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path / name)
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        *((name, "absolute") for name in ("feature%2Fx", "what?x=1", "two words")),
+        *((name, "relative") for name in ("what?x=1", "a#b")),
+        ("50%", "variable"),
+    ],
+)
+def test_a_folder_of_any_name_can_be_worked_in(track, name, way, tmp_path, monkeypatch):
+    folder = tmp_path / "here" / name
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
     # MLflow keeps what it opened under an address, so that each of these needs one of its own
     database = f"{name.encode().hex()}.db"
-    tracker = track(uri=f"sqlite:///{database}", config={"rate": 0.1})
-    train(tracker, 1)
-    assert not tracker.behind
-    assert (tmp_path / name / database).is_file()
-    assert list((tmp_path / name / "mlartifacts").rglob("config.json"))
+    uri = f"sqlite:///{database}" if way == "relative" else f"sqlite:///{folder}/{database}"
+    if way == "variable":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        uri = "sqlite:///unused.db"
+    require_store(uri)
+    tracker = track(uri=uri, config={"rate": 0.1})
+    train(tracker, 1, breaks(tracker, monkeypatch, {1}))
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    assert (folder / database).is_file()
+    assert list((folder / "mlartifacts").rglob("config.json"))
+    assert send_afterwards(tmp_path / "out", tracker.uri) == 1
+    # nothing lands under a part of the name, or under the name that a decoded one would be
+    assert [path.name for path in (tmp_path / "here").iterdir()] == [name]
+    assert not list(tmp_path.rglob("unused.db"))
+
+
+def test_options_of_a_database_are_no_part_of_its_name(tmp_path):
+    uri = f"sqlite:///{tmp_path}/50%/mlflow.db?timeout=20"
+    require_store(uri)
+    assert store_address(uri) == f"sqlite+pysqlite:///{tmp_path}/50%25/mlflow.db?timeout=20"
+    assert (tmp_path / "50%" / "mlflow.db").is_file()
+
+
+@pytest.mark.parametrize("what", ["folder", "text"])
+def test_a_file_that_is_no_database_is_refused_at_once(what, tmp_path, caplog):
+    path = tmp_path / "mlflow.db"
+    path.mkdir() if what == "folder" else path.write_text("no database, " * 100)
+    with pytest.raises(InputError) as raised:
+        require_store(f"sqlite:///{path}")
+    why = "unable to open database file" if what == "folder" else "file is not a database"
+    assert f"found no MLflow that answers at sqlite:///{path} ({why})" in str(raised.value)
+    # MLflow would have said that it tries again
+    assert "retried" not in caplog.text
 
 
 def test_no_password_and_on_request_no_path_goes_to_the_server(track, runs, mlflow_store, tmp_path):

@@ -1,0 +1,182 @@
+"""The matrix of a comparison at work: what is missing is done, what failed is reported, and a table shows it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from scripts.comparison.arms import ARMS
+from scripts.comparison.estimate import estimate
+from scripts.comparison.execute import Job, perform
+from scripts.comparison.plan import Plan, Settings, candidates, leading_metric, make_plan
+from scripts.comparison.runs import KEY_LENGTH, Run, checksum
+from scripts.comparison.store import Store
+from scripts.jobs import Outcome, run_jobs
+
+console = Console()
+
+Setting = tuple[str, str, str]
+
+
+def run_comparison(settings: Settings, jobs: int = 1, scheduler: str | None = None) -> dict[str, str]:
+    """Do what is missing of a comparison.
+
+    Args:
+        settings: what is compared.
+        jobs: processes on this machine.
+        scheduler: address of a Dask scheduler, in place of ``jobs``.
+
+    Returns:
+        why runs failed, by run; empty where all are complete.
+    """
+    plan = make_plan(settings)
+    store = Store(settings.out)
+    work = Work(settings, plan, store, jobs, scheduler)
+    work.do([*dict.fromkeys(plan.pretrainings.values())], "pretraining")
+    trained = store.complete()
+    runs, waiting = [], {}
+    for run in plan.fine_tunings:
+        if run.weights is None or run.weights in trained:
+            runs.append(run)
+        else:
+            waiting[run.key] = f"its pretraining failed: {work.failures.get(run.weights, 'it is not there')}"
+    if settings.rates:
+        runs = work.with_best_rates(runs)
+    work.failures |= waiting
+    work.do(runs, "fine-tuning")
+    work.close([*runs, *(run for run in plan.fine_tunings if run.key in waiting)])
+    return {str(run): work.failures[run.key] for run in [*plan.fine_tunings, *runs] if run.key in work.failures}
+
+
+class Work:
+    """The runs of a comparison that are done, and those that are left.
+
+    Args:
+        settings: what is compared.
+        plan: its runs.
+        store: its MLflow.
+        jobs: see :func:`run_comparison`.
+        scheduler: see :func:`run_comparison`.
+    """
+
+    def __init__(self, settings: Settings, plan: Plan, store: Store, jobs: int, scheduler: str | None) -> None:
+        self.settings, self.plan, self.store = settings, plan, store
+        self.jobs, self.scheduler = jobs, scheduler
+        self.failures: dict[str, str] = {}
+        self.done = set(store.complete())
+        self.runs: Sequence[Run] = plan.fine_tunings
+        self.parents: dict[Setting, str] = {}
+        self.note_runs()
+
+    def note_runs(self) -> None:
+        """Say in the parent run of each setting which runs belong to it, so that a report sees what is missing."""
+        settings: dict[Setting, list[Run]] = {}
+        for run in self.runs:
+            settings.setdefault(run.setting, []).append(run)
+        for setting, runs in settings.items():
+            tags = {
+                **{key: runs[0].tags[key] for key in ("task", "initialisation", "train_size")},
+                **leading_metric(runs[0]),
+                **{"setting": checksum([self.plan.protocol, setting]), "protocol": self.plan.protocol},
+                **{"order": str(list(ARMS).index(setting[1])), "rate": f"{runs[0].values['learning_rate']:g}"},
+                "runs": json.dumps({f"{run.tags['fold']}.{run.tags['seed']}": run.key[:KEY_LENGTH] for run in runs}),
+            }
+            self.parents[setting] = self.store.parent(", ".join(setting), tags)
+        self.store.set_protocol(self.plan.protocol)
+
+    def do(self, runs: Sequence[Run], description: str, evaluate: bool = True) -> None:
+        """Do the runs that are missing, over processes or a cluster."""
+        missing = [run for run in runs if run.key not in self.done] if evaluate else list(runs)
+        devices = torch.cuda.device_count()
+        items = [
+            Job(
+                run,
+                self.settings.out,
+                self.parents.get(run.setting) if run.stage == "fine-tuning" else None,
+                f"cuda:{index % devices}" if devices > 1 and self.scheduler is None else None,
+                evaluate,
+            )
+            for index, run in enumerate(missing)
+        ]
+
+        def board(outcomes: Sequence[Outcome[Job, str]]) -> Table:
+            done = {outcome.item.run.key for outcome in outcomes if outcome.result and evaluate}
+            failed = {outcome.item.run.key for outcome in outcomes if outcome.failure}
+            return self.table(done, failed)
+
+        for outcome in run_jobs(perform, items, self.jobs, description, self.scheduler, board):
+            if outcome.failure:
+                self.failures[outcome.item.run.key] = outcome.failure
+            elif evaluate:
+                self.done.add(outcome.item.run.key)
+
+    def with_best_rates(self, runs: Sequence[Run]) -> list[Run]:
+        """Try the rates with the first seed of each setting, and give all of its runs the one that validates best."""
+        tried = candidates(self.plan, runs, self.settings.rates)
+        trained = self.store.trained()
+        everything = [run for several in tried.values() for run in several]
+        self.do([run for run in everything if run.key not in trained], "rates", evaluate=False)
+        best = {setting: self._best_rate(several) for setting, several in tried.items()}
+        self.runs = [self.plan.with_rate(run, best[run.setting]) for run in runs]
+        self.note_runs()
+        return list(self.runs)
+
+    def _best_rate(self, runs: Sequence[Run]) -> float:
+        """Choose the rate whose best validation is the best; the first one where no training came to its end."""
+        trained, leading = self.store.trained(), leading_metric(runs[0])
+        sign = -1.0 if leading["lower_is_better"] == "true" else 1.0
+        scores = {}
+        for run in runs:
+            values = self.store.history(trained[run.key], leading["metric"]).values() if run.key in trained else ()
+            scores[float(run.values["learning_rate"])] = max((sign * value for value in values), default=-math.inf)
+        return max(scores, key=lambda rate: scores[rate])
+
+    def table(self, done: set[str], failed: set[str]) -> Table:
+        """Return the table of what is done: a row for each task and number of training subjects."""
+        done, failed = done | self.done, failed | set(self.failures)
+        table = Table("task", "training subjects", *self.settings.arms)
+        for task in self.settings.tasks:
+            for size in map(str, self.settings.train_sizes):
+                cells = []
+                for arm in self.settings.arms:
+                    keys = [run.key for run in self.runs if run.setting == (task, arm, size)]
+                    text = f"{len(done & set(keys))}/{len(keys)}"
+                    if lost := len(failed & set(keys)):
+                        text += f" [red]{lost} failed[/red]"
+                    cells.append(text)
+                table.add_row(task, size, *cells)
+        return table
+
+    def close(self, runs: Sequence[Run]) -> None:
+        """Note in the parent run of each setting which of its runs failed."""
+        for setting, parent in self.parents.items():
+            failed = {
+                f"{run.tags['fold']}.{run.tags['seed']}": self.failures[run.key]
+                for run in runs
+                if run.setting == setting and run.key in self.failures
+            }
+            self.store.note_failures(parent, failed)
+
+
+def show_plan(settings: Settings, jobs: int) -> None:
+    """Print the matrix of a comparison, and an estimate of the time of what is missing."""
+    plan = make_plan(settings)
+    done = set(Store(settings.out).complete())
+    table = Table("stage", "task", "initialisation", "training subjects", "runs", "complete", "epochs")
+    for run in dict.fromkeys(plan.pretrainings.values()):
+        table.add_row(
+            "pretraining", "", run.tags["initialisation"], "", "1", str(int(run.key in done)), str(run.epochs)
+        )
+    settings_of: dict[Setting, list[Run]] = {}
+    for run in plan.fine_tunings:
+        settings_of.setdefault(run.setting, []).append(run)
+    for (task, arm, size), runs in settings_of.items():
+        complete = str(sum(run.key in done for run in runs))
+        table.add_row("fine-tuning", task, arm, size, str(len(runs)), complete, str(runs[0].epochs))
+    console.print(table)
+    estimate(settings, plan, done, jobs)

@@ -1,0 +1,178 @@
+"""The report of a comparison: one page that needs nothing else, figures, and tables to compute with."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from jinja2 import Environment, PackageLoader, select_autoescape
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from scripts.comparison import figures
+from scripts.comparison.results import Results, read_results
+from scripts.comparison.statistics import ALPHA, CONFIDENCE, compare, subject_scores
+from scripts.comparison.store import open_store
+from scripts.io.files import whole_file, write_text
+
+PAPER = {
+    "segmentation": ("val_macro_f1", "F1 1.4 % higher, p < 0.005"),
+    "crossings": ("val_accuracy", "accuracy 0.3 % higher, p < 0.05"),
+    "direction": ("val_angle_mse", "direction error 0.67 % lower, p < 0.05"),
+}
+"""Metric and result of artifact removal over random weights in Weninger et al., BVM 2022."""
+
+FIGURES: dict[str, tuple[str, str, Callable[[Results], Figure]]] = {
+    "validation_loss": (
+        "Validation loss",
+        "Mean over the runs of each initialisation; the band goes from the lowest run to the highest. A curve that "
+        "rises again overfits.",
+        figures.validation_loss,
+    ),
+    "test_scores": (
+        "Test scores",
+        "A point is a test subject, averaged over seeds. The line is the mean over subjects with its interval. "
+        "Intervals of two initialisations may overlap although their paired difference is clear: the table decides.",
+        figures.test_scores,
+    ),
+    "score_by_subjects": (
+        "Score against training subjects",
+        "Mean over test subjects with its interval. Look where the curves part.",
+        figures.score_by_subjects,
+    ),
+    "score_by_step": (
+        "Score against steps",
+        "On the validation subjects. Fast learning shows at the left, what is reached in the end at the right.",
+        figures.score_by_step,
+    ),
+    "loss_gap": (
+        "Gap of validation and training loss",
+        "A gap that grows with the steps is overfitting.",
+        figures.loss_gap,
+    ),
+    "removal": (
+        "Removal of each artifact by pretraining",
+        "Error after the network over the error before, on the validation subjects of the pretraining. Below 1 it "
+        "helps.",
+        figures.removal,
+    ),
+}
+"""Title, what to look for, and function of each figure, by the name of its file."""
+
+
+def write_report(out: Path) -> Path:
+    """Write ``report.html`` and, in ``report``, figures (SVG, PNG) and tables (CSV) of a comparison.
+
+    Args:
+        out: folder of the comparison.
+
+    Returns:
+        the page.
+
+    Raises:
+        InputError: there is no comparison.
+    """
+    results = read_results(open_store(out))
+    scores = subject_scores(results.scans)
+    lower = {str(metric): results.lower_is_better[task] for task, metric in _metrics(results)}
+    statistics = compare(scores, results.initialisations, lower, results.leading)
+    tables = {
+        "scans": results.scans,
+        "subjects": scores,
+        "statistics": statistics,
+        "means": mean_scores(results, scores),
+        "baselines": results.baselines,
+        "baseline_means": baseline_means(results),
+        "curves": results.curves,
+        "learning": learning(results),
+        "artifacts": results.artifacts,
+        "settings": results.settings,
+    }
+    folder = out / "report"
+    for name, table in tables.items():
+        write_text(folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+    drawn = {
+        name: (title, hint, Markup(save_figure(function(results), folder / name)))
+        for name, (title, hint, function) in FIGURES.items()
+        if name != "removal" or len(results.artifacts)
+    }
+    environment = Environment(loader=PackageLoader("scripts.comparison", "."), autoescape=select_autoescape())
+    environment.filters["number"] = number
+    page = environment.get_template("report.html").render(
+        results=results,
+        tables=tables,
+        figures=drawn,
+        paper=PAPER,
+        pictures={key: base64.b64encode(data).decode() for key, data in results.pictures.items()},
+        alpha=ALPHA,
+        confidence=CONFIDENCE,
+        artifact_means=figures.artifact_means(results.artifacts),
+    )
+    write_text(out / "report.html", page)
+    return out / "report.html"
+
+
+def _metrics(results: Results) -> list[tuple[str, str]]:
+    return list(results.scans[["task", "metric"]].drop_duplicates().itertuples(index=False, name=None))
+
+
+def number(value: Any) -> str:
+    """Write a number for a person; a text stays, and NaN is empty."""
+    if isinstance(value, float):
+        return "" if pd.isna(value) else f"{value:.4g}"
+    return str(value)
+
+
+def save_figure(figure: Figure, path: Path) -> str:
+    """Save a figure as SVG and PNG, the same bytes for the same results; return the SVG for a page."""
+    buffer = io.StringIO()
+    # the ids of a figure's parts must not meet those of another on the page
+    with mpl.rc_context({"svg.hashsalt": path.name}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    write_text(path.with_suffix(".svg"), buffer.getvalue())
+    with whole_file(path.with_suffix(".png")) as partial:
+        figure.savefig(partial, format="png", dpi=120)
+    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+
+
+def mean_scores(results: Results, scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean score over subjects of each setting, with the number of subjects and runs."""
+    place = ["task", "train_size", "metric", "initialisation"]
+    means = scores.groupby([*place, "subject"], as_index=False)["value"].mean().groupby(place)["value"]
+    table = means.agg(["mean", "std", "count"]).rename(columns={"count": "subjects"}).reset_index()
+    runs = scores.drop_duplicates([*place, "fold", "seed"]).groupby(place).size().rename("runs").reset_index()
+    table = table.merge(runs, on=place)
+    order = {name: index for index, name in enumerate(results.initialisations)}
+    return table.sort_values(place, key=lambda column: column.map(order) if column.name == place[-1] else column)
+
+
+def baseline_means(results: Results) -> pd.DataFrame:
+    """Return the mean score over subjects of each method without training, beside those of the networks."""
+    columns = ["task", "train_size", "metric", "method"]
+    others = results.baselines[results.baselines["method"] != "network"]
+    by_scan = others.groupby([*columns, "subject", "scan"], as_index=False)["value"].mean()
+    by_subject = by_scan.groupby([*columns, "subject"], as_index=False)["value"].mean()
+    return by_subject.groupby(columns, as_index=False)["value"].mean().rename(columns={"value": "mean"})
+
+
+def learning(results: Results) -> pd.DataFrame:
+    """Return the leading metric on the validation subjects at the first validation, at the last, and at its best."""
+    here = results.curves[results.curves["metric"] == results.curves["task"].map(results.leading)]
+    rows = []
+    for keys, group in here.groupby(["task", "train_size", "initialisation"], sort=False):
+        by_step = group.groupby("step")["value"].mean()
+        best = by_step.min() if results.lower_is_better[str(keys[0])] else by_step.max()
+        first, last = by_step.index[0], by_step.index[-1]
+        rows.append(
+            {
+                **dict(zip(["task", "train_size", "initialisation"], keys, strict=True)),
+                "metric": group["metric"].iloc[0],
+            }
+            | {"first_step": first, "first": by_step[first], "last_step": last, "last": by_step[last], "best": best}
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,122 @@
+"""The matrix at work, with runs that are made up: nothing is done twice, and what failed is reported."""
+
+import json
+
+import pytest
+
+from scripts.comparison.matrix import run_comparison
+from scripts.comparison.store import Store
+from transforms.errors import InputError
+
+ARMS = ("random", "artifact_removal", "autoencoder")
+
+
+def parents(folder):
+    return {run.data.tags["initialisation"]: run for run in Store(folder).runs(stage="setting")}
+
+
+def test_pretrainings_come_first_and_what_is_complete_is_not_done_again(settings, made_up, capfd):
+    assert run_comparison(settings()) == {}
+    done = made_up["done"]
+    assert done[:2] == ["pretraining artifact_removal", "pretraining autoencoder"]
+    assert len(done) == 2 + 3 * 2
+    # all initialisations of a seed, before the next seed
+    assert [words.split(", ")[1] for words in done[2:]] == [*ARMS, *ARMS]
+    assert [words.split(", ")[3] for words in done[2:]] == ["seed 0"] * 3 + ["seed 1"] * 3
+    assert "2/2" in capfd.readouterr().err
+
+    assert run_comparison(settings()) == {}
+    assert len(done) == 8
+    run_comparison(settings(seeds=3))
+    assert len(done) == 8 + 3
+    assert all("seed 2" in words for words in done[8:])
+
+
+def test_mlflow_has_a_parent_for_each_setting_and_a_child_for_each_seed(settings, made_up, tmp_path):
+    run_comparison(settings())
+    store = Store(tmp_path)
+    found = parents(tmp_path)
+    assert set(found) == set(ARMS)
+    for name, parent in found.items():
+        assert parent.info.status == "FINISHED"
+        assert parent.data.tags["metric"] == "val_macro_f1"
+        children = store.runs(**{"mlflow.parentRunId": parent.info.run_id})
+        assert {run.data.tags["seed"] for run in children} == {"0", "1"}
+        listed = json.loads(parent.data.tags["runs"])
+        assert listed == {f"0.{run.data.tags['seed']}": run.data.tags["key"][:16] for run in children}
+        for run in children:
+            assert {"task", "initialisation", "train_size", "fold", "stage", "key"} <= set(run.data.tags)
+            if name == "random":
+                assert "weights_run" not in run.data.tags
+            else:
+                weights = store.client.get_run(run.data.tags["weights_run"])
+                assert (weights.data.tags["stage"], weights.data.tags["initialisation"]) == ("pretraining", name)
+
+
+def test_a_run_that_fails_is_reported_and_tried_again(settings, made_up, tmp_path, capfd):
+    made_up["failing"] = {"random, train size 1, seed 1": InputError("scan.nii.gz: found damage.")}
+    failures = run_comparison(settings())
+    (name,) = failures
+    assert name.startswith("segmentation, random, train size 1, seed 1")
+    assert failures[name] == "scan.nii.gz: found damage."
+    assert len(made_up["done"]) == 8
+    assert "1 failed" in capfd.readouterr().err
+    parent = parents(tmp_path)["random"]
+    assert parent.info.status == "FAILED"
+    assert parent.data.tags["failure.0.1"] == "scan.nii.gz: found damage."
+
+    made_up["failing"] = {}
+    made_up["done"].clear()
+    assert run_comparison(settings()) == {}
+    assert len(made_up["done"]) == 1
+    parent = parents(tmp_path)["random"]
+    assert parent.info.status == "FINISHED"
+    assert "failure.0.1" not in parent.data.tags
+
+
+def test_without_its_pretraining_an_initialisation_is_left_out_with_the_reason(settings, made_up, tmp_path):
+    made_up["failing"] = {"pretraining autoencoder": InputError("no memory.")}
+    failures = run_comparison(settings())
+    assert len(failures) == 2
+    assert all("autoencoder" in name for name in failures)
+    assert set(failures.values()) == {"its pretraining failed: no memory."}
+    assert sum("autoencoder" in name for name in made_up["done"]) == 1
+    assert parents(tmp_path)["autoencoder"].data.tags["failure.0.0"] == "its pretraining failed: no memory."
+    assert parents(tmp_path)["artifact_removal"].info.status == "FINISHED"
+
+
+def test_a_comparison_that_is_stopped_goes_on(settings, made_up):
+    made_up["failing"] = {"artifact_removal, train size 1, seed 1": KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        run_comparison(settings())
+    before = len(made_up["done"]) - 1
+    made_up["failing"] = {}
+    assert run_comparison(settings()) == {}
+    assert len(made_up["done"]) - 1 - before == 8 - before
+
+
+@pytest.mark.parametrize(("task", "best"), [("segmentation", 0.01), ("direction", 0.003)])
+def test_each_setting_takes_the_rate_that_validates_best_with_its_first_seed(settings, made_up, tmp_path, task, best):
+    made_up["rate"] = {0.001: 0.0, 0.003: -0.5, 0.01: 0.5}
+    options = settings(tasks=(task,), arms=("random",), rates=(0.001, 0.003, 0.01))
+    run_comparison(options)
+    tried = [words for words in made_up["done"] if words.endswith(", training only")]
+    assert [words.split(", rate ")[1] for words in tried] == [f"{rate}, training only" for rate in (0.001, 0.003, 0.01)]
+    assert all("seed 0" in words for words in tried)
+    others = [words for words in made_up["done"] if words not in tried]
+    assert [words.split(", ")[3:] for words in others] == [[f"seed {seed}", f"rate {best}"] for seed in (0, 1)]
+    assert parents(tmp_path)["random"].data.tags["rate"] == str(best)
+    made_up["done"].clear()
+    run_comparison(options)
+    assert made_up["done"] == []
+
+
+def test_a_comparison_with_other_values_is_another_one(settings, made_up, tmp_path):
+    run_comparison(settings(arms=("random",)))
+    first = parents(tmp_path)["random"]
+    run_comparison(settings(arms=("random",), steps=12))
+    assert len(Store(tmp_path).runs(stage="setting")) == 2
+    newest = parents(tmp_path)
+    assert Store(tmp_path).protocol() != first.data.tags["protocol"]
+    assert len(made_up["done"]) == 4
+    assert newest

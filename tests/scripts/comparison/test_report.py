@@ -1,0 +1,155 @@
+"""The report of a comparison, from runs that are made up: what it says, and that anyone can compute it again."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from scripts.__main__ import app
+from scripts.comparison.matrix import run_comparison
+from scripts.comparison.report import write_report
+from transforms.errors import InputError
+
+TASKS = ("segmentation", "crossings", "direction")
+
+
+def written(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in [folder / "report.html", *folder.glob("report/*")]}
+
+
+def table(folder, name):
+    return pd.read_csv(folder / "report" / f"{name}.csv")
+
+
+MADE: list[Path] = []
+
+
+@pytest.fixture
+def whole(settings, made_up, tmp_path):
+    """Folder of a comparison with its report, made once; the tests of it only read."""
+    if not MADE:
+        run_comparison(settings(tasks=TASKS))
+        write_report(tmp_path)
+        MADE.append(tmp_path)
+    return MADE[0]
+
+
+def test_the_report_needs_nothing_else_and_is_the_same_each_time(whole):
+    first = written(whole)
+    names = {str(name) for name in first}
+    for figure in ("validation_loss", "test_scores", "score_by_subjects", "score_by_step", "loss_gap", "removal"):
+        assert {f"report/{figure}.svg", f"report/{figure}.png"} <= names
+    page = (whole / "report.html").read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]+"', page)
+    assert page.count("<svg") == 6
+    # a picture for each task and initialisation
+    assert page.count("data:image/png") == 9 + page.count('xlink:href="data:image/png')
+    assert "What is missing" not in page
+    write_report(whole)
+    assert written(whole) == first
+
+
+def test_pandas_alone_gives_the_same_figures_from_the_scores_of_the_scans(whole):
+    scans, statistics = table(whole, "scans"), table(whole, "statistics")
+    assert len(statistics) == 3 * (1 + 2 + 1)
+    for _, row in statistics.iterrows():
+        here = scans[(scans.task == row.task) & (scans.train_size == row.train_size) & (scans.metric == row.metric)]
+        by_scan = here.groupby(["initialisation", "fold", "seed", "subject", "scan"]).value.mean()
+        by_subject = by_scan.groupby(["initialisation", "fold", "seed", "subject"]).mean()
+        means = by_subject.groupby(["initialisation", "subject"]).mean().unstack("initialisation")
+        difference = means[row.initialisation] - means[row.reference]
+        assert len(difference) == row.subjects == 6
+        np.testing.assert_allclose(difference.mean(), row.difference, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(means[row.initialisation].mean(), row["mean"], rtol=1e-9)
+        np.testing.assert_allclose(means[row.reference].mean(), row.reference_mean, rtol=1e-9)
+        np.testing.assert_allclose(difference.mean() / difference.std(), row.d_z, rtol=1e-6)
+        assert row.low <= row.difference <= row.high
+
+
+def test_an_effect_that_is_there_is_found_and_one_that_is_not_is_not(whole):
+    statistics = table(whole, "statistics")
+    leading = statistics[(statistics.family == "leading") & (statistics.reference == "random")]
+    found = leading[leading.initialisation == "artifact_removal"]
+    assert len(found) == 3
+    assert (found.p_holm < 0.05).all()
+    assert found.sentence.str.startswith("artifact_removal is better than random").all()
+    assert (found[found.task == "direction"].difference < 0).all()
+    assert (leading[leading.initialisation == "autoencoder"].p_holm > 0.05).all()
+
+
+def test_curves_and_baselines_have_their_tables(whole):
+    learning = table(whole, "learning")
+    assert set(learning.task) == set(TASKS)
+    # made up: a tenth of the epoch; less is better in degrees
+    assert learning["last"].to_list() == pytest.approx([0.6] * len(learning))
+    assert learning["best"].to_list() == pytest.approx([0.3 if task == "direction" else 0.6 for task in learning.task])
+    assert set(table(whole, "baseline_means").method) == {"atlas"}
+    assert table(whole, "curves").query("metric == 'val_loss' and step == 3").value.to_list() == pytest.approx(
+        [1 / 3 + 0.3] * 18
+    )
+    assert table(whole, "artifacts").initialisation.to_list() == ["artifact_removal"] * 2 + ["autoencoder"] * 2
+
+
+def test_what_is_missing_is_said(settings, made_up, tmp_path):
+    made_up["failing"] = {
+        "pretraining autoencoder": InputError("no memory."),
+        "random, train size 1, seed 1": InputError("scan.nii.gz: found damage."),
+        "segmentation, random, train size 1, seed 0": InputError("first."),
+    }
+    run_comparison(settings(seeds=3))
+    page = write_report(tmp_path).read_text()
+    assert "segmentation, random, train size 1: seed 1 is missing: scan.nii.gz: found damage." in page
+    assert "segmentation, autoencoder, train size 1: seed 0 is missing: its pretraining failed: no memory." in page
+    assert "segmentation, autoencoder, train size 1: no run is complete" in page
+    assert "segmentation: no baselines; the run that scores them is not complete." in page
+    statistics = table(tmp_path, "statistics").set_index(["initialisation", "reference"])
+    assert statistics.subjects.to_dict() == {
+        ("artifact_removal", "random"): 6,
+        ("artifact_removal", "autoencoder"): 0,
+        ("autoencoder", "random"): 0,
+    }
+    # only the seed that both have
+    assert statistics.seeds["artifact_removal", "random"] == 1
+    assert "One seed" in statistics.sentence["artifact_removal", "random"]
+    assert "nothing can be said" in page
+
+
+def test_one_test_subject_and_scores_that_are_all_the_same(settings, made_up, tmp_path, monkeypatch):
+    made_up["subjects"] = 1
+    run_comparison(settings(arms=("random", "artifact_removal")))
+    assert "One test subject: its difference says nothing about others" in write_report(tmp_path).read_text()
+
+    made_up.update(subjects=6, noise=0.0)
+    run_comparison(settings(arms=("random", "undersampling"), steps=9))
+    page = write_report(tmp_path).read_text()
+    assert "All 6 subjects have the same difference, +0: there is nothing to test." in page
+
+
+def test_a_report_of_nothing_yet_and_of_a_wrong_folder(settings, made_up, tmp_path):
+    made_up["failing"] = {"": InputError("nothing works.")}
+    run_comparison(settings())
+    page = write_report(tmp_path).read_text()
+    assert "There are no scores to compare." in page
+    assert "its pretraining failed: nothing works." in page
+
+    done = CliRunner().invoke(app, ["report", "--out", str(tmp_path / "elsewhere")])
+    assert done.exit_code not in (0, None)
+    assert "found no mlflow.db, expected the folder of 'python -m scripts compare'" in str(done.exception)
+
+
+def test_a_folder_without_a_comparison(settings, tmp_path):
+    with pytest.raises(InputError, match="found no comparison, expected that of"):
+        write_report(tmp_path)
+
+
+def test_only_the_last_comparison_is_reported(settings, made_up, tmp_path):
+    run_comparison(settings())
+    run_comparison(settings(arms=("random",), steps=12))
+    write_report(tmp_path)
+    assert set(table(tmp_path, "scans").initialisation) == {"random"}
+    run_comparison(settings())
+    write_report(tmp_path)
+    assert set(table(tmp_path, "scans").initialisation) == {"random", "artifact_removal", "autoencoder"}

@@ -1,0 +1,113 @@
+"""A small comparison from the shell: from two cohorts to its report, whether or not it is killed on the way."""
+
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.tiny_cohort import write_tiny_cohort
+
+ROOT = Path(__file__).parents[2]
+
+NETWORK = ["network_def::in_channels=6", "network_def::filters=[2,4,4,4]", "num_workers=0", "device=cpu"]
+
+TABLES = ("scans", "subjects", "statistics", "means", "curves", "learning", "baselines", "artifacts")
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """Words after ``python`` of a comparison of two tasks, three initialisations and two seeds."""
+    root = tmp_path_factory.mktemp("cohorts")
+    splits = {
+        "auxiliary": ["training"] * 3 + ["validation"],
+        "clinical": ["training"] * 2 + ["validation"] + ["test"] * 3,
+    }
+    for name, of_name in splits.items():
+        (root / name).mkdir()
+        write_tiny_cohort(root / name, of_name)
+    options = ["--auxiliary", root / "auxiliary", "--clinical", root / "clinical"]
+    options += ["--tasks", "segmentation,direction", "--seeds", 2, "--train-sizes", 1, "--steps", 3, "--validations", 1]
+    for value in [*NETWORK, "output_channels=6", "max_epochs=2"]:
+        options += ["--pretraining", value]
+    for value in NETWORK:
+        options += ["--fine-tuning", value]
+    return ["-m", "scripts", "compare", *map(str, options)]
+
+
+@pytest.fixture(scope="module")
+def straight(words, shell, tmp_path_factory):
+    """Folder of a comparison that was never stopped, what it printed, and the seconds that it took."""
+    out = tmp_path_factory.mktemp("straight")
+    began = time.monotonic()
+    printed = shell(*words, "--out", out).stdout
+    seconds = time.monotonic() - began
+    shell("-m", "scripts", "report", "--out", out)
+    return out, printed, seconds
+
+
+def read(folder):
+    return {name: (folder / "report" / f"{name}.csv").read_bytes() for name in TABLES}
+
+
+def test_a_small_comparison_runs_from_nothing_and_is_not_repeated(straight, words, shell):
+    out, printed, _ = straight
+    assert "all runs are complete" in printed
+    means = pd.read_csv(out / "report" / "means.csv")
+    assert set(means["initialisation"]) == {"random", "artifact_removal", "autoencoder"}
+    assert set(means["task"]) == {"segmentation", "direction"}
+    assert (means["runs"] == 2).all()
+    assert (means["subjects"] == 3).all()
+    # the networks differ by where they start
+    scores = means[means["metric"].isin(["val_macro_f1", "val_angular_error"])].groupby("metric")["mean"]
+    assert (scores.nunique() == 3).all()
+    assert {"atlas", "tensor", "majority class"} <= set(pd.read_csv(out / "report" / "baselines.csv")["method"])
+    assert "motion" in set(pd.read_csv(out / "report" / "artifacts.csv")["artifact"])
+    assert "What is missing" not in (out / "report.html").read_text()
+    before = sorted((out / "runs").rglob("*.pt"))
+    times = [path.stat().st_mtime_ns for path in before]
+    again = shell(*words, "--out", out).stdout
+    assert "0/0" in again
+    assert [path.stat().st_mtime_ns for path in sorted((out / "runs").rglob("*.pt"))] == times
+
+
+def test_one_that_is_killed_at_random_and_started_again_gives_the_same_tables(straight, words, shell, tmp_path):
+    whole, _, seconds = straight
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", *words, "--out", str(tmp_path)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        time.sleep(random.uniform(0.3, 0.8) * seconds)
+        process.kill()
+    shell(*words, "--out", tmp_path)
+    shell("-m", "scripts", "report", "--out", tmp_path)
+    assert read(tmp_path) == read(whole)
+
+
+def test_the_report_opens_in_a_browser_without_an_error(straight, tmp_path):
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip(f"found none of {', '.join(BROWSERS)}")
+    out, *_ = straight
+    picture = tmp_path / "report.png"
+    done = subprocess.run(
+        [
+            *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"),
+            *(f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={picture}", "--window-size=1400,4000"),
+            (out / "report.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "CONSOLE" not in done.stderr
+    assert picture.stat().st_size > 10_000
