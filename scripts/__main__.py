@@ -65,6 +65,15 @@ class Response(StrEnum):
     sharp = "sharp"
 
 
+class Task(StrEnum):
+    """Tasks of a network."""
+
+    restoration = "restoration"
+    segmentation = "segmentation"
+    crossings = "crossings"
+    direction = "direction"
+
+
 class Size(StrEnum):
     """Sizes of phantoms."""
 
@@ -183,6 +192,26 @@ def demo(
     from scripts.demo import run_demo
 
     run_demo(out, jobs)
+
+
+@app.command()
+def export(
+    task: Annotated[Task, typer.Option(help="Task of the network.")],
+    out: Annotated[Path, typer.Option(help="Folder that gets the bundle, as a folder and as a zip.")],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="model.pt of a training.", show_default="that of bundle/models, for restoration only"),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the bundle.", show_default="dmri_TASK")] = None,
+) -> None:
+    """Write a bundle for the MONAI model zoo, which needs nothing of this project: configs, code, models, model card.
+
+    The network is there as a state dict, TorchScript, ONNX and torch.export. Each is compared with the network.
+    """
+    from scripts.export import export_bundle
+
+    folder = export_bundle(task.value, out, checkpoint, name)
+    typer.echo(f"{folder}: a bundle for {task.value}, and {folder}.zip")
 
 
 @app.command()

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
+
+METADATA = ROOT / "configs" / "metadata.json"
+"""Stands beside this code in an exported bundle only."""
+
 
 def code_version() -> str:
-    """Version of the installed package, or ``"unknown"`` where the sources are used without installing them."""
+    """Version of an exported bundle, else of the installed package, else ``"unknown"``."""
+    if METADATA.is_file():
+        return str(json.loads(METADATA.read_text(encoding="utf-8"))["version"])
     try:
         return version("dmri-pretraining")
     except PackageNotFoundError:
@@ -17,10 +25,12 @@ def code_version() -> str:
 
 def code_state() -> str:
     """Version of the code and, where it is a git checkout, its commit; ``+`` marks uncommitted changes."""
-    root = Path(__file__).parents[1]
+    if METADATA.is_file():
+        # a checkout around an exported bundle is that of somebody else
+        return code_version()
     try:
         commit = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=True
+            ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=True
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return code_version()

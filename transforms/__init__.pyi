@@ -1,3 +1,10 @@
+from .artifacts.dictionary import RandArtifactsd as RandArtifactsd
+from .artifacts.dictionary import RandBiasFieldd as RandBiasFieldd
+from .artifacts.dictionary import RandEddyd as RandEddyd
+from .artifacts.dictionary import RandGhostingd as RandGhostingd
+from .artifacts.dictionary import RandMotiond as RandMotiond
+from .artifacts.dictionary import RandNoised as RandNoised
+from .artifacts.dictionary import RandUndersamplingd as RandUndersamplingd
 from .attenuation import Attenuation as Attenuation
 from .attenuation import Attenuationd as Attenuationd
 from .errors import InputError as InputError

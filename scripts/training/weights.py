@@ -14,6 +14,7 @@ import torch
 from monai.networks import copy_model_state
 from torch import nn
 
+from scripts.io.files import read_json, sha256, write_json
 from scripts.training.finite import require_finite_weights
 from scripts.version import code_version
 from transforms.diffusion.sh import SMOOTHING
@@ -22,6 +23,9 @@ from transforms.errors import InputError
 SCHEME_TOLERANCE = 1e-4
 """Largest difference in a component of two unit vectors that count as the same: text files round them."""
 
+ORIGIN_FILE = "origin.json"
+"""File beside weights that hold no origin themselves, as a bundle of the MONAI model zoo has them."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -29,14 +33,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint of tensors and plain Python values.
 
     Args:
-        path: file that holds the network's tensors by name, directly or under ``network``.
+        path: file that holds the network's tensors by name, under ``network``, or directly with ``ORIGIN_FILE`` beside.
 
     Returns:
         a dictionary with ``network``, the tensors by name, and whatever else the file holds.
 
     Raises:
         InputError: the file is missing, is no checkpoint, or holds other objects, no tensors, or weights that are not
-            finite.
+            finite; or the origin beside it is that of another file.
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file, expected a checkpoint.")
@@ -48,12 +52,32 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
         raise InputError(f"{path}: found no checkpoint of tensors and plain values, expected one.") from None
     if isinstance(checkpoint, Mapping) and "network" not in checkpoint:
-        checkpoint = {"network": checkpoint}
+        checkpoint = {"network": checkpoint, **_origin_beside(Path(path))}
     tensors = checkpoint["network"] if isinstance(checkpoint, Mapping) else None
     if not isinstance(tensors, Mapping) or not tensors or not all(map(torch.is_tensor, tensors.values())):
         raise InputError(f"{path}: found no tensors of a network, expected a checkpoint made by a training.")
     require_finite_weights(str(path), tensors)
     return dict(checkpoint)
+
+
+def _origin_beside(path: Path) -> dict[str, Any]:
+    """Return ``origin`` of a file of bare weights, empty where no file beside it says where they come from."""
+    if not (beside := path.parent / ORIGIN_FILE).is_file():
+        return {}
+    content = read_json(beside)
+    if content.get("sha256") != sha256(path):
+        raise InputError(f"{path}: found other weights than those that {ORIGIN_FILE} beside it describes.")
+    return {"origin": content["origin"]}
+
+
+def write_origin(path: Path, origin: Mapping[str, Any]) -> None:
+    """Write beside a file of bare weights where they come from; the checksum ties it to the file.
+
+    Args:
+        path: of the weights.
+        origin: plain values, as a checkpoint of a training holds them.
+    """
+    write_json(path.parent / ORIGIN_FILE, {"sha256": sha256(path), "origin": dict(origin)})
 
 
 def transferred(

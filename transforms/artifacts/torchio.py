@@ -13,17 +13,15 @@ import numpy as np
 import torch
 import torchio as tio
 from monai.config import KeysCollection
-from monai.data import MetaTensor
-from monai.transforms import MapTransform, Randomizable
 from scipy.spatial.transform import Rotation
 
 from transforms.artifacts.base import Artifact, ArtifactParams, ScanInfo, check_probability
 from transforms.artifacts.bias_field import BiasFieldParams
-from transforms.artifacts.corruption import sample_artifacts
+from transforms.artifacts.dictionary import Corruptd
 from transforms.artifacts.eddy import EddyParams
 from transforms.artifacts.ghosting import GhostingParams
 from transforms.artifacts.motion import MotionParams, rotation_matrix
-from transforms.artifacts.noise import MAX_SEED, NoiseParams
+from transforms.artifacts.noise import NoiseParams
 from transforms.artifacts.undersampling import UndersamplingParams
 from transforms.errors import InputError
 
@@ -128,17 +126,14 @@ def _motion(params: MotionParams, affine: np.ndarray, size: Sequence[int]) -> ti
     )
 
 
-class TorchIOArtifactsd(Randomizable, MapTransform):
+class TorchIOArtifactsd(Corruptd):
     """Random artifacts by TorchIO on one image, for the preprocessing of a data loader.
 
     Args:
         keys: keys of the images, which all get the same artifacts.
         artifacts: in the order in which they are applied, as :func:`transforms.artifacts.preset` gives them.
-        directions: unit vectors of the channels in world RAS, ``(C, 3)``; undersampling needs them.
+        directions: see :class:`transforms.artifacts.dictionary.Corruptd`; undersampling needs them.
         clean_share: probability that an image gets no artifact, 0 to 1.
-
-    Attributes:
-        params: artifacts that the last call applied.
 
     Raises:
         InputError: TorchIO does not have one of the artifacts, or the share is none.
@@ -151,33 +146,17 @@ class TorchIOArtifactsd(Randomizable, MapTransform):
         directions: Sequence[Sequence[float]] | None = None,
         clean_share: float = 0.0,
     ) -> None:
-        super().__init__(keys)
-        self.clean_share = check_probability("clean_share", clean_share)
-        self.directions = None if directions is None else np.asarray(directions, dtype=np.float64)
         # checked here and not on use: in a process of the loader, the message would be lost in a traceback
         for artifact in artifacts:
             if artifact.name not in TAKEN:
                 raise _unknown(artifact.name)
-        self.artifacts = list(artifacts)
-        self.params: list[ArtifactParams] = []
-
-    def randomize(self, image: torch.Tensor) -> None:
-        """Draw from ``self.R`` the artifacts that an image ``(C, X, Y, Z)`` gets."""
-        generator = torch.Generator().manual_seed(int(self.R.randint(MAX_SEED)))
-        self.params = sample_artifacts(self.artifacts, generator, image.shape, self.clean_share)
+        super().__init__(keys, artifacts, directions, 1.0 - check_probability("clean_share", clean_share))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Draw artifacts once and apply them to the images of all keys; return a new dictionary."""
-        result = dict(data)
-        for index, key in enumerate(self.key_iterator(result)):
-            image = result[key]
-            if index == 0:
-                self.randomize(image)
-            is_meta = isinstance(image, MetaTensor)
-            # the cache holds half precision, which TorchIO's filters do not take
-            plain = (image.as_tensor() if is_meta else image).float()
-            scan = ScanInfo(image.affine.cpu().numpy() if is_meta else None, self.directions)
-            for params in self.params:
-                plain = apply_by_torchio(plain, params, scan)
-            result[key] = MetaTensor(plain).copy_meta_from(image) if is_meta else plain
-        return result
+        """Return a new dictionary with the corrupted images, in single precision."""
+        # the cache holds half precision, which TorchIO's filters do not take
+        return super().__call__({**data, **{key: data[key].float() for key in self.key_iterator(dict(data))}})
+
+    def apply(self, image: torch.Tensor, params: ArtifactParams, scan: ScanInfo) -> torch.Tensor:
+        """Apply one artifact by TorchIO to a plain image ``(C, X, Y, Z)``."""
+        return apply_by_torchio(image, params, scan)
