@@ -105,7 +105,9 @@ def run_demo(out: Path, jobs: int) -> None:
     command("-m", "scripts", "label", *prepared, "--tissue-derivatives", str(truth), *parallel)
 
     say("Fine-tuning for tissue segmentation, from random weights and from weights that learned to remove artifacts")
-    console.print(f"The pretrained weights are {PRETRAINED}; docs/artifacts.md says how they were made.", highlight=False)
+    console.print(
+        f"The pretrained weights are {PRETRAINED}; docs/artifacts.md says how they were made.", highlight=False
+    )
     task = ["finetune", "segmentation"]
     runs = {"artifact_removal": {"pretrained": PRETRAINED}, "random": {}}
     # batches of one scan make more steps out of the few scans, and the few steps want a high rate
