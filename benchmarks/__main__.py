@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import artifacts, inference, labels, pretraining, resampling, tasks
+from benchmarks import artifacts, brain_mask, inference, labels, pretraining, resampling, tasks
 
 TIMINGS = {
     "resampling": resampling.main,
     "artifacts": artifacts.main,
+    "brain_mask": brain_mask.main,
     "inference": inference.main,
     "labels": labels.main,
 }
