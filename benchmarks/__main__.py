@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import artifacts, inference, labels, resampling, tasks
+from benchmarks import artifacts, brain_mask, inference, labels, resampling, tasks
 
 TIMINGS = {
     "resampling": resampling.main,
     "artifacts": artifacts.main,
+    "brain_mask": brain_mask.main,
     "inference": inference.main,
     "labels": labels.main,
 }

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from scripts.errors import explanation
+from transforms.errors import counted
 
 
 class Commands(TyperGroup):
@@ -101,7 +102,7 @@ def phantom(
     from scripts.phantom import write_phantom
 
     write_phantom(kind.value, subjects, seed, out, size.value, jobs, snr)
-    typer.echo(f"{out}: {subjects} subjects, {kind.value}")
+    typer.echo(f"{out}: {counted(subjects, 'subject')}, {kind.value}")
 
 
 @app.command()
@@ -337,7 +338,7 @@ def _values(words: list[str]) -> dict[str, Any]:
 def _report(outcomes: list[Any], out: Path) -> None:
     """Say what was done and what was left out; exit with 1 where nothing could be done."""
     left_out = [outcome for outcome in outcomes if outcome.failure]
-    typer.echo(f"{out}: {len(outcomes) - len(left_out)} scans done, {len(left_out)} left out")
+    typer.echo(f"{out}: {counted(len(outcomes) - len(left_out), 'scan')} done, {len(left_out)} left out")
     for outcome in left_out:
         typer.echo(f"  left out {outcome.item}: {outcome.failure}")
     if len(left_out) == len(outcomes):

@@ -9,7 +9,7 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from transforms.errors import InputError
+from transforms.errors import InputError, counted
 
 
 def count_not_finite(image: torch.Tensor) -> int:
@@ -37,5 +37,5 @@ class RequireFinited(MapTransform):
             image = data[key]
             if broken := count_not_finite(torch.as_tensor(image)):
                 name = image.meta.get("filename_or_obj", key) if hasattr(image, "meta") else key
-                raise InputError(f"{name}: found NaN or infinity in {broken} voxels, expected numbers.")
+                raise InputError(f"{name}: found NaN or infinity in {counted(broken, 'voxel')}, expected numbers.")
         return dict(data)

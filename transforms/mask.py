@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from dipy.segment.mask import multi_median
 from dipy.segment.threshold import otsu
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
@@ -20,11 +19,17 @@ from transforms.n4 import correct_bias
 
 logger = logging.getLogger(__name__)
 
-MEDIAN_RADIUS = 2
-"""Voxels of 2.4 mm. DIPY's default of 4 is meant for smaller voxels and is many times slower."""
+MEDIAN_SIZE = 5
+"""Side of the median filter in voxels of 2.4 mm. DIPY's default of 9 is meant for smaller voxels."""
 
 MEDIAN_PASSES = 2
 """Median filter passes before Otsu's threshold."""
+
+LEVELS = 32
+"""Brightnesses at which the distribution of the filtered image is known, denser towards the dark, where most are."""
+
+BISECTIONS = 12
+"""Steps that find its brightest voxel, to a part of 2e-4 of the image's."""
 
 HEAD_THRESHOLD = 0.5
 """Part of Otsu's threshold above which a voxel is head, deep brain far from the coils included."""
@@ -37,6 +42,9 @@ RIM_BRIGHTNESS = 0.9
 
 NECK = 2
 """Voxels by which a mask is eroded to cut off what hangs on it by a thin neck (eyes, tongue)."""
+
+MIN_FIELD_MM = 20.0
+"""Extent of the field of view in mm below which a scan shows no brain, but a slice of it."""
 
 MIN_BRAIN_ML = 1.0
 """A brain mask below this volume in millilitres is no brain."""
@@ -70,15 +78,56 @@ def find_brain(b0: MetaTensor) -> np.ndarray:
     """
     signal = has_b0_signal(b0.as_tensor())[0].numpy()
     raw = np.nan_to_num(b0[0].numpy())
-    head = slices_filled(ndimage.median_filter(raw, 3) > HEAD_THRESHOLD * otsu(raw))
+    head = slices_filled(above_after_medians(raw, HEAD_THRESHOLD * otsu(raw), size=3, passes=1))
     within = MetaTensor(torch.from_numpy(head & signal)[None].float(), affine=b0.affine)
     volume = correct_bias(MetaTensor(torch.from_numpy(raw)[None], affine=b0.affine), within, BIAS_MM)[0].numpy()
-    filtered = multi_median(volume, MEDIAN_RADIUS, MEDIAN_PASSES)
     # of a volume without contrast the threshold lets everything through
-    found = largest_part(slices_filled((filtered > otsu(filtered)) & signal))
+    found = largest_part(slices_filled(above_after_medians(volume, otsu_after_medians(volume)) & signal))
     # the filters take voxels off the rim; those that are all brain come back
     bright = volume > RIM_BRIGHTNESS * np.median(volume[found]) if found.any() else found
     return found | (ndimage.binary_dilation(found) & bright & signal)
+
+
+def above_after_medians(
+    volume: np.ndarray, threshold: float, size: int = MEDIAN_SIZE, passes: int = MEDIAN_PASSES
+) -> np.ndarray:
+    """Find the voxels that are above a threshold after median filters, without these filters.
+
+    The median of an odd number of voxels is above a threshold where most of them are. Means over boxes tell that a
+    hundred times faster than medians, and exactly.
+
+    Args:
+        volume: shape ``(X, Y, Z)``.
+        threshold: in the unit of the volume.
+        size: odd side of the filters' boxes, in voxels.
+        passes: number of filters, one after the other.
+
+    Returns:
+        bool, shape ``(X, Y, Z)``.
+    """
+    above = volume > threshold
+    for _ in range(passes):
+        above = ndimage.uniform_filter(above.astype(np.float32), size) > 0.5
+    return above
+
+
+def otsu_after_medians(volume: np.ndarray) -> float:
+    """Otsu's threshold of a volume ``(X, Y, Z)`` after median filters; what is negative counts as 0.
+
+    The part of the filtered volume below some levels is known; between them it is interpolated.
+    """
+    # Otsu's histogram ends at the brightest voxel of the filtered volume
+    darker, top = 0.0, float(volume.max())
+    for _ in range(BISECTIONS):
+        middle = (darker + top) / 2
+        if above_after_medians(volume, middle).any():
+            darker = middle
+        else:
+            top = middle
+    levels = top * np.linspace(0, 1, LEVELS) ** 2
+    below = [1 - above_after_medians(volume, level).mean() for level in levels]
+    ranks = np.linspace(0, 1, 10 * len(levels) ** 2)
+    return float(otsu(np.interp(ranks, below, levels)))
 
 
 def slices_filled(mask: np.ndarray) -> np.ndarray:
@@ -126,6 +175,8 @@ def doubts_about(mask: np.ndarray, voxel_size: np.ndarray) -> list[str]:
     holes = float((slices_filled(mask) & ~mask).sum() / max(mask.sum(), 1))
     if holes > MAX_HOLE:
         doubts.append(f"the brain mask has holes of {holes:.1%} of its volume, usual are less than {MAX_HOLE:.0%}")
+    if mask.all():
+        doubts.append("the brain mask fills the field of view")
     symmetry = _symmetry(mask)
     if symmetry < MIN_SYMMETRY:
         doubts.append(
@@ -163,13 +214,17 @@ class BrainMaskd(MapTransform):
         """Add the mask.
 
         Raises:
-            InputError: less than a millilitre of brain was found.
+            InputError: the field of view is too thin, or less than a millilitre of brain was found.
         """
         result = dict(data)
         b0 = data[self.b0_key]
         given = self.mask_key in data
-        mask = (data[self.mask_key].as_tensor()[0] > 0.5).numpy() if given else find_brain(b0)
         voxel_size = b0.pixdim.numpy()
+        extents = np.array(b0.shape[1:]) * voxel_size
+        if extents.min() < MIN_FIELD_MM:
+            found = f"a field of view of {extents.min():.3g} mm along an axis"
+            raise InputError(f"{data.get('raw_scan', 'scan')}: found {found}, expected at least {MIN_FIELD_MM:g} mm.")
+        mask = (data[self.mask_key].as_tensor()[0] > 0.5).numpy() if given else find_brain(b0)
         millilitres = float(mask.sum() * np.prod(voxel_size) / 1000)
         if millilitres < MIN_BRAIN_ML:
             raise InputError(f"{data.get('raw_scan', 'scan')}: found {millilitres:.2f} ml of brain, expected a head.")

@@ -22,6 +22,7 @@ from monai.transforms import (
 )
 
 from transforms.attenuation import Attenuationd
+from transforms.errors import counted
 from transforms.mask import BrainMaskd
 from transforms.qspace import InterpolateQSpaced, Scheme
 from transforms.resampling import ResampleToSpacingd
@@ -80,7 +81,7 @@ class FiniteSignald(Transform):
             volumes.masked_fill_(~finite, 0.0)
         notes = data.get("notes", "")
         if broken := int((~finite).sum()):
-            note = f"{broken} voxels are not finite in a volume and have no signal"
+            note = f"{counted(broken, 'voxel')} not finite in a volume, so without a signal"
             logger.warning("%s: %s", data.get("raw_scan", "scan"), note)
             notes = "; ".join(filter(None, [notes, note]))
         return {**data, "notes": notes, "finite": MetaTensor(finite.float(), affine=data["b0"].affine)}

@@ -15,7 +15,7 @@ from scripts.cohort.prepared import KEYS_ON_DISK, PreparedScan
 from scripts.io.bids import DESCRIPTION, LABEL_SUFFIXES
 from scripts.io.files import read_json, sha256, write_json
 from scripts.io.gradients import read_scheme
-from transforms.errors import InputError
+from transforms.errors import InputError, counted
 
 logger = logging.getLogger(__name__)
 
@@ -97,18 +97,28 @@ def write_datalist(folder: Path, scans: Sequence[PreparedScan], splits: Mapping[
         scans: all that are prepared.
         splits: split of each participant.
     """
-    scans = sorted(scans, key=lambda scan: scan.name)
+    scans = sorted(scans, key=_by_name)
     cohort = {split: [scan for scan in scans if splits[scan.participant] == split] for split in SPLITS}
     check_splits(cohort)
     datalist: dict[str, Any] = {split: [dict(scan.entry) for scan in cohort[split]] for split in SPLITS}
     # of those, too, whose scans could not be used this time: when they come back, they come back to their split
     datalist[ASSIGNED] = {**read_assigned(folder), **splits}
+    datalist["checksum"] = _checksum(folder, cohort)
+    write_json(folder / DATALIST, datalist)
+
+
+def _by_name(scan: PreparedScan) -> str:
+    return scan.name
+
+
+def _checksum(folder: Path, cohort: Mapping[str, Sequence[PreparedScan]]) -> str:
+    """SHA-256 of the lists, in any order, of the way of preparation, and of masks and labels."""
+    listed = {split: [dict(scan.entry) for scan in sorted(cohort[split], key=_by_name)] for split in SPLITS}
+    scans = sorted((scan for split in SPLITS for scan in cohort[split]), key=_by_name)
     # masks and labels are small enough to be read; images follow from the scans and the way of preparation
     small = [scan.path(key) for scan in scans for key in ("mask", *LABEL_SUFFIXES) if key in scan]
-    listed = {split: datalist[split] for split in SPLITS}
     content = json.dumps([listed, read_preparation(folder), sha256(*filter(Path.is_file, small))], sort_keys=True)
-    datalist["checksum"] = hashlib.sha256(content.encode()).hexdigest()
-    write_json(folder / DATALIST, datalist)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def read_assigned(folder: Path) -> dict[str, str]:
@@ -153,9 +163,25 @@ def read_cohort(folder: Path) -> dict[str, list[PreparedScan]]:
 
 
 def cohort_checksum(dataset_dir: str) -> str:
-    """Checksum that the datalist of a prepared cohort states, or an empty text where there is none."""
-    path = Path(dataset_dir) / DATALIST
-    return str(read_json(path).get("checksum", "")) if path.is_file() else ""
+    """Checksum of a prepared cohort as it is now, or an empty text where there is none.
+
+    The datalist states that of the cohort as ``prepare`` or ``label`` left it. If people have edited the lists, masks
+    or labels since, the two differ, and the log says so.
+
+    Raises:
+        InputError: the datalist is not what it should be.
+    """
+    folder = Path(dataset_dir)
+    if not (folder / DATALIST).is_file():
+        return ""
+    checksum = _checksum(folder, read_cohort(folder))
+    if read_json(folder / DATALIST).get("checksum") != checksum:
+        logger.warning(
+            "%s: the lists, masks or labels were edited after 'prepare' or 'label': the checksum is %s now",
+            folder / DATALIST,
+            checksum,
+        )
+    return checksum
 
 
 def read_preparation(folder: Path) -> dict[str, Any]:
@@ -216,7 +242,9 @@ def load_entries(
     folder = Path(dataset_dir)
     listed = read_cohort(folder)[split]
     if directions is not None and (found := len(read_scheme(folder / "scheme.bvec"))) != directions:
-        raise InputError(f"{folder / 'scheme.bvec'}: found {found} directions, expected {directions} as the network.")
+        raise InputError(
+            f"{folder / 'scheme.bvec'}: found {counted(found, 'direction')}, expected {directions} as the network."
+        )
     entries = []
     for scan in listed:
         if missing := [key for key in keys if key not in scan]:
@@ -245,5 +273,6 @@ def _of_first(count: int, entries: Sequence[dict[str, Any]], where: str) -> list
     """List the entries of the first ``count`` participants."""
     names = list(dict.fromkeys(entry["participant"] for entry in entries))
     if not 1 <= count <= len(names):
-        raise InputError(f"{where}: found {len(names)} participants, expected {count} as asked for, and at least 1.")
+        found = counted(len(names), "participant")
+        raise InputError(f"{where}: found {found}, expected {count} as asked for, and at least 1.")
     return [entry for entry in entries if entry["participant"] in names[:count]]

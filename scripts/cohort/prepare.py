@@ -27,7 +27,7 @@ from scripts.version import code_version
 from transforms.diffusion.gradients import B0_MAX, unique_axes
 from transforms.diffusion.scheme import SAME_AXIS_DEGREES
 from transforms.diffusion.sh import MAX_SH_ORDER, USUAL_GAP_DEGREES, condition, largest_gap, sh_order
-from transforms.errors import InputError
+from transforms.errors import InputError, counted
 from transforms.preprocessing import GridToInput, ScanToGrid
 
 logger = logging.getLogger(__name__)
@@ -238,7 +238,7 @@ def prepare_cohort(
     preparation = claim_folder(out, scheme, bvalue, voxel_size, b0_max)
     sweep_partials(out)
     if derivatives and (without := [scan for scan in scans if scan.brain_mask is None]):
-        logger.warning("%s: no brain mask for %d of %d scans.", derivatives, len(without), len(scans))
+        logger.warning("%s: no brain mask for %d of %s.", derivatives, len(without), counted(len(scans), "scan"))
     task = functools.partial(prepare_scan, folder=out, preparation=preparation, check_gradients=check_gradients)
     outcomes = run_jobs(task, scans, jobs, "preparing")
     prepared = {outcome.result.name: outcome.result for outcome in outcomes if outcome.result}

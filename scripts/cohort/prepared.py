@@ -13,7 +13,7 @@ import numpy as np
 
 from scripts.io.bids import LABEL_SUFFIXES, session_of, sidecar
 from scripts.io.files import read_json
-from scripts.io.nifti import open_nifti
+from scripts.io.nifti import describe_grid, open_nifti
 from transforms.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ class PreparedScan:
             shape, expected = image.shape[:3], first[1].shape[:3]
             if shape != expected or not np.allclose(image.affine, first[1].affine, atol=1e-3):
                 raise InputError(
-                    f"{path}: found another grid ({'x'.join(map(str, shape))}) than that of {first[0].name} "
+                    f"{path}: found another grid ({describe_grid(shape, expected)}) than that of {first[0].name} "
                     f"({'x'.join(map(str, expected))}), expected one for all images of a scan."
                 )
 

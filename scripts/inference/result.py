@@ -16,7 +16,7 @@ from scripts.io.bids import DESCRIPTION, describe_dataset, generated_by, scan_na
 from scripts.io.files import read_json, sha256, whole_file, write_json
 from scripts.io.nifti import strip_nifti, write_nifti, write_unit_range
 from scripts.training.pictures import draw
-from transforms.errors import InputError
+from transforms.errors import InputError, counted
 from transforms.finite import count_not_finite
 from transforms.resampling import ResampleToGrid
 from transforms.scan import Scan
@@ -124,7 +124,8 @@ def on_network_grid(data: Mapping[Hashable, Any], key: str) -> MetaTensor:
     plain = (image.as_tensor() if isinstance(image, MetaTensor) else image).detach().cpu().float()
     if broken := count_not_finite(plain):
         scan = data.get("dwi", "scan")
-        raise InputError(f"{scan}: found NaN or infinity in {broken} voxels of the network's {key}, expected numbers.")
+        voxels = counted(broken, "voxel")
+        raise InputError(f"{scan}: found NaN or infinity in {voxels} of the network's {key}, expected numbers.")
     return MetaTensor(plain, affine=data["image"].affine)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from os import PathLike
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.fileholders import FileHolder
+from nibabel.openers import ImageOpener
 
 from scripts.io.files import whole_file
 from transforms.damage import DAMAGE, read_to_end
@@ -57,6 +58,9 @@ def open_nifti(path: str | PathLike[str], ndim: int) -> nib.nifti1.Nifti1Pair:
         raise InputError(f"{path}: found voxels of type {image.get_data_dtype()}, expected real numbers.")
     if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine)) < SMALLEST_VOXEL:
         raise InputError(f"{path}: found the affine {image.affine.tolist()}, expected one that can be inverted.")
+    if not int(image.header["sform_code"]) and (0 in (sides := _stored_sides(path, image))):
+        found = "x".join(f"{side:g}" for side in sides)
+        raise InputError(f"{path}: found a header with voxels of {found} mm and no sform, expected sides above 0.")
     if min(image.shape) < 1:
         found = "x".join(map(str, image.shape))
         raise InputError(f"{path}: found an image of shape {found}, expected sides of at least one voxel.")
@@ -70,6 +74,18 @@ def open_nifti(path: str | PathLike[str], ndim: int) -> nib.nifti1.Nifti1Pair:
         found = "x".join(map(str, image.shape))
         raise InputError(f"{path}: found an image of shape {found}, expected {ndim} dimensions.")
     return image
+
+
+def describe_grid(shape: Sequence[int], expected: Sequence[int]) -> str:
+    """Say in which way a grid is another than expected: by its shape, ``3x4x5``, else by its affine."""
+    return "another affine" if tuple(shape) == tuple(expected) else "x".join(map(str, shape))
+
+
+def _stored_sides(path: str | PathLike[str], image: nib.nifti1.Nifti1Pair) -> list[float]:
+    """Sides of the voxels as they stand in the file; nibabel puts 1 mm in the place of 0."""
+    holder = image.file_map.get("header") or image.file_map["image"]
+    with ImageOpener(str(holder.filename or path)) as file:
+        return [float(side) for side in type(image.header).from_fileobj(file, check=False)["pixdim"][1:4]]
 
 
 def read_voxels(path: str | PathLike[str], ndim: int = 3) -> tuple[np.ndarray, np.ndarray]:

@@ -9,10 +9,10 @@ import numpy as np
 from monai.data import MetaTensor
 
 from scripts.io.gradients import read_gradients
-from scripts.io.nifti import open_nifti, read_voxels, strip_nifti
+from scripts.io.nifti import describe_grid, open_nifti, read_voxels, strip_nifti
 from scripts.io.volume import as_volume
 from transforms.diffusion.gradients import B0_MAX, SHELL_TOLERANCE
-from transforms.errors import InputError
+from transforms.errors import InputError, counted
 from transforms.scan import Scan
 
 
@@ -65,11 +65,11 @@ def _read_mask(path: Path, scan: Scan) -> MetaTensor:
     mask, affine = read_voxels(path)
     if mask.shape != scan.image.shape[:3] or not np.allclose(affine, scan.affine, atol=1e-2):
         raise InputError(
-            f"{path}: found a mask on another grid ({'x'.join(map(str, mask.shape))}), "
+            f"{path}: found a mask on another grid ({describe_grid(mask.shape, scan.image.shape[:3])}), "
             f"expected that of {scan.path.name} ({'x'.join(map(str, scan.image.shape[:3]))})."
         )
     values = np.unique(mask)
     if len(values) > 2 or not np.isfinite(values).all() or values.min() < 0 or (len(values) == 2 and values.min() > 0):
         shown = ", ".join(f"{value:g}" for value in values[:5])
-        raise InputError(f"{path}: found {len(values)} values ({shown}), expected a mask of 0 and 1.")
+        raise InputError(f"{path}: found {counted(len(values), 'value')} ({shown}), expected a mask of 0 and 1.")
     return as_volume((mask > 0).astype(np.float32)[None], affine)

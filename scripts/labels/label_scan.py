@@ -25,7 +25,7 @@ from scripts.labels.tissue_sources import MIN_DICE, USUAL_DICE, WHITE, Tissue, d
 from scripts.version import code_version
 from transforms.diffusion import csd, dti
 from transforms.diffusion.gradients import B0_MAX
-from transforms.errors import InputError, SignalError
+from transforms.errors import InputError, SignalError, counted
 from transforms.label_classes import MAX_NUFO, TISSUE_ABBREVIATIONS, TISSUES
 from transforms.white_matter import DIFFUSION_LIMITS, MAX_MD_RATIO, MIN_FA, white_matter
 
@@ -206,7 +206,7 @@ def _make(scan: str, shell: Shell, mask: MetaTensor, t1: Path | None, own: Seque
         route = route if tissue.fractions is None else "T1"
     notes = [tissue.remark] if tissue.remark else []
     if left_out := int((mask[0].numpy() > 0).sum() - shell.mask.sum()):
-        notes.append(f"{left_out} voxels of the brain left out: their signal is not finite")
+        notes.append(f"{counted(left_out, 'voxel')} of the brain left out: not finite in a volume")
     labels: dict[str, np.ndarray] = {}
     measured = tissue.measures
     if (fractions := tissue.fractions) is not None:

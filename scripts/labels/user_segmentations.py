@@ -17,7 +17,7 @@ from scripts.io.nifti import read_voxels
 from scripts.io.volume import as_volume
 from scripts.labels.alignment import with_affine
 from transforms.damage import DAMAGE
-from transforms.errors import InputError
+from transforms.errors import InputError, counted
 from transforms.label_classes import TISSUE_ABBREVIATIONS, TISSUES
 from transforms.resampling import ResampleToGrid
 
@@ -236,9 +236,8 @@ def read_fractions(paths: Sequence[Path]) -> MetaTensor:
         names = [name for path in sidecar_of(paths) for name in read_json(path).get("LabelMap", [])]
         names = names or list(TISSUE_ABBREVIATIONS[-array.shape[3] :])
         if len(names) != array.shape[3] or not set(TISSUE_ABBREVIATIONS[1:]) <= set(names):
-            raise InputError(
-                f"{paths[0]}: found {array.shape[3]} volumes named {', '.join(names)}, expected GM, WM and CSF."
-            )
+            found = f"{counted(array.shape[3], 'volume')} named {', '.join(names)}"
+            raise InputError(f"{paths[0]}: found {found}, expected GM, WM and CSF.")
         volumes = {name: array[..., names.index(name)] for name in TISSUE_ABBREVIATIONS[1:]}
     fractions = np.stack([volumes[name] for name in TISSUE_ABBREVIATIONS[1:]]).astype(np.float32)
     if not np.isfinite(fractions).all() or fractions.min() < -1e-3 or fractions.max() > 1 + 1e-3:

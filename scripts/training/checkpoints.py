@@ -18,7 +18,7 @@ from torch import nn
 from scripts.io.files import sweep_partials, whole_file
 from scripts.training.finite import require_finite_weights
 from scripts.training.weights import read_checkpoint, transfer_weights
-from transforms.errors import InputError
+from transforms.errors import InputError, counted
 
 MAX_KEPT = 2
 """Number of checkpoints that a training keeps: if the machine fails while it writes one, the previous one is there."""
@@ -254,7 +254,8 @@ class TrainingCheckpoint:
                     "a training goes on with what it began with."
                 )
         if max_epochs is not None and origin["epoch"] > max_epochs:
-            raise InputError(f"{path}: found {origin['epoch']} epochs done, expected --max_epochs of at least as many.")
+            done = counted(origin["epoch"], "epoch")
+            raise InputError(f"{path}: found {done} done, expected --max_epochs of at least as many.")
 
     def _load(self, engine: Engine, path: Path, checkpoint: Mapping[str, Any]) -> None:
         epoch, state = checkpoint["origin"]["epoch"], engine.state
@@ -265,7 +266,7 @@ class TrainingCheckpoint:
                 raise InputError(f"{path}: found another {name} ({error}), expected that of this config.") from None
         engine.load_state_dict({"epoch": epoch, "epoch_length": state.epoch_length, "max_epochs": state.max_epochs})
         if epoch == state.max_epochs:
-            logger.warning("nothing left to do: all %d epochs are in %s", epoch, path)
+            logger.warning("nothing left to do: all epochs (%d) are in %s", epoch, path)
         else:
             logger.info("going on after epoch %d, from %s", epoch, path)
 

@@ -5,10 +5,20 @@ import logging
 import numpy as np
 import pytest
 import torch
+from dipy.segment.mask import multi_median
+from dipy.segment.threshold import otsu
 from monai.data import MetaTensor
 
 from transforms.errors import InputError
-from transforms.mask import BrainMaskd, doubts_about, find_brain, largest_part, slices_filled
+from transforms.mask import (
+    BrainMaskd,
+    above_after_medians,
+    doubts_about,
+    find_brain,
+    largest_part,
+    otsu_after_medians,
+    slices_filled,
+)
 
 SIZE = 2.4
 AXES = np.array([68.0, 84.0, 70.0])
@@ -44,6 +54,34 @@ def test_a_brain_that_is_open_to_its_base_is_found_whole(sensitivity):
     deep = radius < 0.5
     assert found[deep].mean() > 0.999
     assert doubts_about(found, np.full(3, SIZE)) == []
+
+
+def test_what_is_above_a_threshold_after_medians_is_what_dipys_medians_leave():
+    volume = np.random.default_rng(0).gamma(2, size=(13, 17, 11)).astype(np.float32)
+    volume[4:9, 5:12, 3:8] += 3
+    for size, passes in ((3, 1), (5, 2)):
+        filtered = multi_median(volume, size // 2, passes)
+        for threshold in (0.0, 1.7, 3.2, float(np.median(filtered)), 99.0):
+            found = above_after_medians(volume, threshold, size, passes)
+            np.testing.assert_array_equal(found, filtered > threshold)
+
+
+@pytest.mark.parametrize(("sensitivity", "noise"), [(1.0, 8.0), (0.35, 8.0), (0.35, 60.0)])
+def test_otsus_threshold_after_medians_finds_what_it_finds_in_dipys_filtered_image(sensitivity, noise):
+    """A bright spot that the filters remove does not count."""
+    volume = scanned(brain_with_base(), sensitivity, noise)[0].numpy()[::2, ::2, ::2].copy()
+    volume[10, 10, 10] = 20000
+    filtered = multi_median(volume, 2, 2)
+    assert filtered.max() < 2000
+    found, expected = filtered > otsu_after_medians(volume), filtered > otsu(filtered)
+    assert (found ^ expected).sum() < 0.001 * expected.sum()
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning:dipy")
+def test_a_volume_without_contrast_has_a_threshold_below_it():
+    for brightness in (0.0, 5.0):
+        volume = np.full((9, 8, 7), brightness, np.float32)
+        assert above_after_medians(volume, otsu_after_medians(volume)).all()
 
 
 def test_a_tongue_of_signal_is_cut_off():
@@ -150,6 +188,10 @@ def test_a_missing_side_is_said(side):
     assert doubt.startswith("left and right half of the brain mask overlap")
 
 
+def test_a_mask_of_everything_is_said():
+    assert doubts(np.ones((20, 22, 18), dtype=bool)) == ["the brain mask fills the field of view"]
+
+
 def test_an_asymmetry_from_front_to_back_is_none_from_left_to_right():
     mask, grid = ellipsoid()
     assert doubts(mask & (grid[..., 1] < 30)) == []
@@ -174,6 +216,20 @@ def test_doubts_stand_in_log_and_notes_with_the_scans_name(caplog):
     assert result["notes"] == "volume 3 left out: no signal; " + message.removeprefix("sub-01_dwi.nii.gz: ")
     np.testing.assert_array_equal(result["mask"][0].numpy(), mask)
     np.testing.assert_array_equal(result["mask"].affine, data["b0"].affine)
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+@pytest.mark.parametrize("given", [True, False])
+def test_a_slice_is_no_scan_of_a_brain(axis, given):
+    b0 = scanned(brain_with_base(), 1.0)
+    thin = b0[(slice(None), *(slice(30, 31) if index == axis else slice(None) for index in range(3)))]
+    data = {"raw_scan": "sub-01_dwi.nii.gz", "b0": thin}
+    if given:
+        data["mask"] = MetaTensor((thin.as_tensor() > 500).float())
+    with pytest.raises(
+        InputError, match=r"^sub-01_dwi\.nii\.gz: found a field of view of 2\.4 mm along an axis, expec"
+    ):
+        BrainMaskd()(data)
 
 
 def test_less_than_a_millilitre_is_no_brain():

@@ -16,7 +16,7 @@ from transforms.diffusion.dti import dipy_table
 from transforms.diffusion.gradients import B0_MAX, unique_axes
 from transforms.diffusion.scheme import SAME_AXIS_DEGREES
 from transforms.diffusion.sh import MAX_SH_ORDER, sh_order
-from transforms.errors import SignalError
+from transforms.errors import SignalError, counted
 from transforms.label_classes import MAX_NUFO
 
 RELATIVE_THRESHOLD = 0.5
@@ -106,7 +106,7 @@ def estimate_response(signal: np.ndarray, gradients: np.ndarray, mask: np.ndarra
             first, second, third = (float(value) for value in evals)
             return Response((first, second, third), float(b0), threshold, int(chosen.sum()))
     raise SignalError(
-        f"found {int((mask & (fa > RESPONSE_FA[-1])).sum())} voxels of white matter with FA above "
+        f"found {counted(int((mask & (fa > RESPONSE_FA[-1])).sum()), 'voxel')} of white matter with FA above "
         f"{RESPONSE_FA[-1]:g}, expected at least {MIN_RESPONSE_VOXELS} to estimate the response of a fibre bundle."
     )
 

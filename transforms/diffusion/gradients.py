@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from transforms.errors import InputError
+from transforms.errors import InputError, counted
 
 B0_MAX = 50.0
 """Largest b-value in s/mm2 that counts as b0. HCP writes 5, some scanners a few thousandths."""
@@ -20,7 +20,7 @@ MIN_VECTOR_LENGTH = 1e-3
 """Below this length a b-vector carries no direction."""
 
 
-def _voxel_axes(affine: np.ndarray) -> np.ndarray:
+def voxel_axes(affine: np.ndarray) -> np.ndarray:
     """Directions of the voxel axes in world space: the closest orthogonal matrix, by polar decomposition."""
     linear = np.asarray(affine, dtype=np.float64)[:3, :3]
     if not np.isfinite(linear).all() or abs(np.linalg.det(linear)) < 1e-12:
@@ -46,7 +46,7 @@ def fsl_to_world(bvecs: np.ndarray, affine: np.ndarray) -> np.ndarray:
         InputError: the affine is singular.
     """
     bvecs = np.asarray(bvecs, dtype=np.float64)
-    axes = _voxel_axes(affine)
+    axes = voxel_axes(affine)
     voxel = bvecs * [-1.0 if np.linalg.det(axes) > 0 else 1.0, 1.0, 1.0]
     length = np.linalg.norm(voxel, axis=1, keepdims=True)
     unit = np.where(length > MIN_VECTOR_LENGTH, voxel / np.maximum(length, MIN_VECTOR_LENGTH), 0.0)
@@ -55,7 +55,7 @@ def fsl_to_world(bvecs: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 def world_to_fsl(directions: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Inverse of :func:`fsl_to_world`: world-RAS vectors ``(N, 3)`` to FSL b-vectors ``(N, 3)`` for ``affine``."""
-    axes = _voxel_axes(affine)
+    axes = voxel_axes(affine)
     voxel = np.asarray(directions, dtype=np.float64) @ axes
     return voxel * [-1.0 if np.linalg.det(axes) > 0 else 1.0, 1.0, 1.0] + 0.0
 
@@ -92,7 +92,7 @@ def describe_shells(gradients: np.ndarray, b0_max: float = B0_MAX) -> str:
     b = np.sort(np.asarray(gradients)[:, 3])
     b = np.where(b <= b0_max, 0.0, b)
     groups = np.split(b, np.flatnonzero(np.diff(b) > SHELL_TOLERANCE) + 1)
-    named = [f"{round(float(np.mean(group)))} ({len(group)} volume{'s' * (len(group) > 1)})" for group in groups]
+    named = [f"{round(float(np.mean(group)))} ({counted(len(group), 'volume')})" for group in groups]
     return "b = " + ", ".join(named)
 
 

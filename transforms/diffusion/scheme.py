@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from transforms.diffusion.gradients import unique_axes
-from transforms.errors import InputError
+from transforms.errors import InputError, counted
 
 SAME_AXIS_DEGREES = 1.0
 """Two axes closer than this are one: identity of schemes, and the axes counted for the SH order."""
@@ -33,7 +33,7 @@ def as_scheme(vectors: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(vectors, axis=1)
     scheme = vectors[length > 0.5] / length[length > 0.5, None]
     if unique_axes(scheme, SAME_AXIS_DEGREES) < MIN_AXES:
-        raise InputError(f"found {len(scheme)} directions, expected a scheme of at least {MIN_AXES} axes.")
+        raise InputError(f"found {counted(len(scheme), 'direction')}, expected a scheme of at least {MIN_AXES} axes.")
     return scheme
 
 

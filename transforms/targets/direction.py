@@ -22,7 +22,7 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 
-from transforms.errors import InputError
+from transforms.errors import InputError, counted
 
 CHANNELS = {"angles": 2, "dyad": 6}
 """Number of channels of each encoding."""
@@ -89,7 +89,8 @@ def decode_direction(code: torch.Tensor, encoding: str) -> torch.Tensor:
     """
     _check(encoding)
     if len(code) != CHANNELS[encoding]:
-        raise InputError(f"direction: found {len(code)} channels, expected {CHANNELS[encoding]} for {encoding}.")
+        found = counted(len(code), "channel")
+        raise InputError(f"direction: found {found}, expected {CHANNELS[encoding]} for {encoding}.")
     # an eigendecomposition raises an error if it meets NaN
     valid = torch.isfinite(code).all(dim=0)
     vectors = torch.full((3, *code.shape[1:]), torch.nan, dtype=code.dtype, device=code.device)
@@ -142,7 +143,8 @@ class EncodeDirectiond(Transform):
         """Add the target to ``data``."""
         peak = data[self.peak_key]
         if len(peak) != 3:
-            raise InputError(f"{self.peak_key}: found {len(peak)} volumes, expected the 3 components of a vector.")
+            found = counted(len(peak), "volume")
+            raise InputError(f"{self.peak_key}: found {found}, expected the 3 components of a vector.")
         inside = data[self.white_matter_key] > 0.5
         label = torch.where(inside, encode_direction(peak.float(), self.encoding), torch.nan)
         return {**data, self.label_key: label}

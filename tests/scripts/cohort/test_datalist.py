@@ -13,6 +13,7 @@ from scripts.cohort.datalist import (
     SPLITS,
     assign_splits,
     check_splits,
+    cohort_checksum,
     load_entries,
     read_assigned,
     read_cohort,
@@ -120,6 +121,34 @@ def test_the_checksum_follows_scans_splits_preparation_and_labels_but_not_the_or
     (cohort / "dataset_description.json").write_text('{"Preparation": {"voxel_size": 3}}')
     known.append(checksum(scans, splits))
     assert len(set(known)) == len(known)
+
+
+def test_the_checksum_of_an_edited_cohort_is_that_of_what_is_used(cohort, caplog):
+    """A training that goes on, and tracking, go by it: the checksum that stands in the list is of before."""
+
+    def edit(change):
+        datalist = json.loads((cohort / DATALIST).read_text())
+        change(datalist)
+        (cohort / DATALIST).write_text(json.dumps(datalist))
+
+    stated = read_json(cohort / DATALIST)["checksum"]
+    edit(lambda datalist: datalist["training"].reverse())
+    assert cohort_checksum(str(cohort)) == stated
+    assert caplog.messages == []
+    edit(lambda datalist: datalist["test"].append(datalist["training"].pop(0)))
+    moved = cohort_checksum(str(cohort))
+    assert moved != stated
+    (message,) = caplog.messages
+    assert message.startswith(f"{cohort / DATALIST}: the lists, masks or labels were edited after")
+    assert message.endswith(f"{moved} now")
+    write_image(cohort / "sub-02_mask.nii.gz", (5, 4, 3))
+    assert cohort_checksum(str(cohort)) not in (moved, stated)
+    # once the cohort is written again, the two are one
+    listed = read_cohort(cohort)
+    scans = [scan for split in SPLITS for scan in listed[split]]
+    write_datalist(cohort, scans, {scan.participant: split for split in SPLITS for scan in listed[split]})
+    assert cohort_checksum(str(cohort)) == read_json(cohort / DATALIST)["checksum"]
+    assert cohort_checksum(str(cohort / "nowhere")) == ""
 
 
 def test_a_list_that_was_edited_into_an_overlap_is_refused(cohort):
@@ -291,8 +320,9 @@ def test_a_mask_or_label_on_another_grid_is_refused(cohort, key, shape, affine):
     write_image(changed, shape, affine)
     with pytest.raises(InputError) as error:
         load_entries(str(cohort), "training", ["image", "mask", "tissue"])
+    found = "4x3x5" if shape == (4, 3, 5) else "another affine"
     assert str(error.value) == (
-        f"{changed}: found another grid ({'x'.join(map(str, shape))}) than that of sub-01_ses-1.nii.gz (3x4x5), "
+        f"{changed}: found another grid ({found}) than that of sub-01_ses-1.nii.gz (3x4x5), "
         "expected one for all images of a scan."
     )
 

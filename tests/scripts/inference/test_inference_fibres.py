@@ -111,7 +111,7 @@ def test_an_answer_that_is_no_number_makes_no_map(case, checkpoint, heads, tmp_p
     pred[1, *torch.nonzero(white[0])[0]] = torch.nan
     data = {**data, "dwi": str(raw.dwi), "pred": pred, "white_matter": white}
     with pytest.raises(
-        InputError, match=r"sub-01_ses-2_dwi\.nii\.gz: found NaN or infinity in 1 voxels of the network's"
+        InputError, match=r"sub-01_ses-2_dwi\.nii\.gz: found NaN or infinity in 1 voxel of the network's"
     ):
         save(data["raw_scan"], str(tmp_path), str(checkpoint))(data)
     assert not list(tmp_path.iterdir())

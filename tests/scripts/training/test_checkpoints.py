@@ -198,7 +198,7 @@ def test_nothing_left_to_do_is_said(tmp_path, caplog):
     go(tmp_path, 2)
     before = {path: path.read_bytes() for path in tmp_path.glob("*.pt")}
     assert go(tmp_path, 2, resume=True)[1] == []
-    assert "nothing left to do: all 2 epochs are in" in caplog.text
+    assert "nothing left to do: all epochs (2) are in" in caplog.text
     assert {path: path.read_bytes() for path in tmp_path.glob("*.pt")} == before
 
 

@@ -13,8 +13,7 @@ from monai.bundle import ConfigParser
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import IgniteMetricHandler, ValidationHandler, from_engine
 
-from scripts.cohort.datalist import cohort_checksum
-from scripts.io.files import read_json, write_json
+from scripts.io.files import read_json
 from scripts.training.tracking import Tracker
 from scripts.version import code_state
 
@@ -216,8 +215,5 @@ def test_before_it_starts_there_is_no_run(track, runs):
     assert runs() == []
 
 
-def test_the_cohort_is_named_by_its_checksum_and_the_code_by_its_state(tmp_path):
-    assert cohort_checksum(str(tmp_path)) == ""
-    write_json(tmp_path / "datalist.json", {"checksum": "abc", "training": []})
-    assert cohort_checksum(str(tmp_path)) == "abc"
+def test_the_code_is_named_by_its_state():
     assert code_state().split()[0]
