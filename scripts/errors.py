@@ -36,8 +36,15 @@ def input_error(error: BaseException) -> InputError | None:
 
 
 def reason(error: BaseException) -> str:
-    """Say in one line why something failed."""
-    return sentence(error) or f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    """Say in one line why something failed, by what is behind MONAI's "applying transform"."""
+    cause = _first_cause(error)
+    return sentence(error) or sentence(cause) or f"{type(cause).__name__}: {cause}".strip().splitlines()[0]
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def sentence(error: BaseException) -> str | None:
@@ -53,9 +60,8 @@ def explanation(error: BaseException) -> str:
     """Sentence for a person on any error; one that is not of input names its type, and how to see more."""
     if isinstance(error, KeyboardInterrupt):
         return "stopped"
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"error: {sentence(error) or f'{reason(error)} (--debug shows where it comes from)'}"
+    found = sentence(error) or sentence(_first_cause(error))
+    return f"error: {found or f'{reason(error)} (--debug shows where it comes from)'}"
 
 
 def is_true(value: bool | str) -> bool:

@@ -12,12 +12,36 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from nibabel.spatialimages import HeaderDataError
 
 from transforms.damage import DAMAGE, read_to_end
-from transforms.diffusion.gradients import B0_MAX, SHELL_TOLERANCE, b0_volumes, describe_shells, shell_volumes
+from transforms.diffusion.gradients import (
+    B0_MAX,
+    SHELL_TOLERANCE,
+    b0_volumes,
+    describe_shells,
+    shell_volumes,
+    voxel_axes,
+)
 from transforms.diffusion.sh import sh_order
 from transforms.errors import InputError, SignalError
 from transforms.signal_checks import usable_volumes
+
+VOXEL_MM = (0.1, 10.0)
+"""Sides of voxels in mm: finer are no scans of a head, and coarser ones stand for an affine in another unit. The grid
+of the network, which follows from the field of view, would not fit the memory."""
+
+USUAL_BVALUES = (5.0, 1e5)
+"""The largest b-value of a diffusion scan in s/mm2: in ms/um2 it is a thousandth, in s/m2 a million times as much."""
+
+MAX_SHEAR_DEGREES = 5.0
+"""Angle in degrees that the voxel axes may be off a right angle: of sheared axes no rule says what a b-vector is."""
+
+SAME_DEGREES = 2.0
+"""Angle in degrees up to which two matrices of a header are one orientation."""
+
+SAME_SIDES = 0.02
+"""Relative difference up to which two voxel sizes are one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +81,8 @@ class Scan:
         files: what the scan was opened from: ``dwi``, ``bval``, ``bvec`` and, where a mask was given, ``brain_mask``.
 
     Raises:
-        InputError: there is no b0, no volume in the shell, or its directions determine no signal in between.
+        InputError: its voxels have no size of a scan of a head, there is no b0, no volume in the shell, or its
+            directions determine no signal in between.
     """
 
     image: nib.nifti1.Nifti1Pair
@@ -69,11 +94,23 @@ class Scan:
     files: Mapping[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        sides = np.linalg.norm(self.affine[:3, :3], axis=0)
+        if sides.min() < VOXEL_MM[0] or sides.max() > VOXEL_MM[1]:
+            expected = f"sides of {VOXEL_MM[0]:g} to {VOXEL_MM[1]:g} mm; is the affine in another unit?"
+            raise InputError(f"{self.path}: found voxels of {_by(sides)} mm, expected {expected}")
+        cosines = np.triu((self.affine[:3, :3] / sides).T @ (self.affine[:3, :3] / sides), 1)
+        if (shear := np.degrees(np.arcsin(np.clip(np.abs(cosines).max(), 0, 1)))) > MAX_SHEAR_DEGREES:
+            found = f"an affine whose axes are {shear:.0f} degrees off a right angle"
+            raise InputError(f"{self.path}: found {found}, expected axes of voxels at right angles.")
         found = describe_shells(self.gradients, self.b0_max)
         if not len(self.b0):
             raise InputError(f"{self.path}: found {found}, expected at least one volume of b <= {self.b0_max:g}.")
         if not len(self.shell):
             expected = f"a shell of b = {self.bvalue:g} +- {self.tolerance:g} s/mm2"
+            largest = float(self.gradients[:, 3].max())
+            if 0 < largest < USUAL_BVALUES[0] or largest > USUAL_BVALUES[1]:
+                expected += f"; the largest b-value is {largest:g}: is it in another unit?"
+                raise InputError(f"{self.path}: found {found}, expected {expected}")
             raise InputError(f"{self.path}: found {found}, expected {expected}.")
         self._check_directions(self.shell_gradients)
 
@@ -172,16 +209,26 @@ class Scan:
         )
 
     def _orientation_notes(self) -> list[str]:
-        """Say where the header leaves left and right open."""
+        """Say where the header states no orientation or voxel size, or two of them."""
         header = self.image.header
         sform, qform = int(header["sform_code"]), int(header["qform_code"])
         if not sform and not qform:
             return ["the header states no orientation (codes of sform and qform are 0)"]
+        notes = []
         if sform and qform:
-            matrices = (self.image.get_sform(), self.image.get_qform())
-            if len({bool(np.linalg.det(matrix[:3, :3]) > 0) for matrix in matrices}) > 1:
-                return ["sform and qform of the header disagree on left and right: the sform is taken"]
-        return []
+            try:
+                turn = voxel_axes(self.affine) @ voxel_axes(self.image.get_qform()).T
+            except (ValueError, HeaderDataError):
+                return ["the qform of the header is not a rotation: the sform is taken"]
+            degrees = np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1)))
+            if np.linalg.det(turn) < 0:
+                notes.append("sform and qform of the header disagree on left and right: the sform is taken")
+            elif degrees > SAME_DEGREES:
+                notes.append(f"sform and qform of the header disagree by {degrees:.0f} degrees: the sform is taken")
+        sides, stated = np.linalg.norm(self.affine[:3, :3], axis=0), header["pixdim"][1:4]
+        if not np.allclose(sides, stated, rtol=SAME_SIDES):
+            notes.append(f"the header states voxels of {_by(stated)} mm, its sform {_by(sides)}: the sform is taken")
+        return notes
 
     def _volume(self, index: int) -> np.ndarray:
         try:
@@ -206,3 +253,8 @@ class Scan:
 
     def _on_grid(self, volumes: np.ndarray) -> MetaTensor:
         return MetaTensor(torch.from_numpy(volumes), affine=torch.as_tensor(self.affine))
+
+
+def _by(sides: np.ndarray) -> str:
+    """Sides of a voxel in words, ``2.4x2.4x3``."""
+    return "x".join(f"{side:.3g}" for side in sides)

@@ -70,8 +70,10 @@ def usable_volumes(
             f"found a shell with {dark / bright:.0%} of the b0's brightness, and up to {brightest / bright:.0%}, "
             f"expected less than {MAX_SHELL_BRIGHTNESS:.0%}; are the volumes in the order of the gradient files?"
         )
-    around = _mean(np.median(shell[use_shell], axis=0), ~head)
-    if around > 0 and dark < MIN_CONTRAST * around:
+    # of one kind, for the mean of noise is not its median
+    typical = np.median(shell[use_shell], axis=0)
+    inside, around = _mean(typical, head), _mean(typical, ~head)
+    if around > 0 and inside < MIN_CONTRAST * around:
         raise SignalError("found a shell as bright in the head as around it, expected a signal and not noise alone.")
 
     faint_b0 = use_b0 & _lacks_slices(b0, head)
@@ -97,8 +99,12 @@ def _has_signal(volume: np.ndarray) -> bool:
 
 
 def _lacks_slices(volumes: np.ndarray, head: np.ndarray) -> np.ndarray:
-    """Whether volumes ``(n, X, Y, Z)`` are 0 in a whole slice along Z that the head fills to a good part, ``(n,)``."""
-    filled = head.mean(axis=(0, 1)) > MIN_FILLED
+    """Whether volumes ``(n, X, Y, Z)`` are 0 in a whole slice along Z of those that hold a good part of the head.
+
+    Slices between these count as well: one that no volume has is missed all the same.
+    """
+    found = np.flatnonzero(head.mean(axis=(0, 1)) > MIN_FILLED)
+    filled = slice(found.min(), found.max() + 1) if len(found) else slice(0)
     return ~np.array([(volume[:, :, filled] != 0).any(axis=(0, 1)).all() for volume in volumes], dtype=bool)
 
 
@@ -106,7 +112,7 @@ def _mean(volume: np.ndarray, where: np.ndarray) -> float:
     """Mean of the finite voxels of a volume in a mask; 0 where there are none."""
     values = volume[where]
     values = values[np.isfinite(values)]
-    return float(values.mean()) if len(values) else 0.0
+    return float(values.mean(dtype=np.float64)) if len(values) else 0.0
 
 
 def _list(indices: Sequence[int] | np.ndarray) -> str:

@@ -144,7 +144,13 @@ def _(root: Path) -> None:
     scan(root, gradients=gradients)
 
 
-@case("the same, `--b0-max 70`")
+@case("b-values in ms/um2")
+def _(root: Path) -> None:
+    stem = scan(root)
+    np.savetxt(f"{stem}.bval", np.loadtxt(f"{stem}.bval")[None] / 1000, fmt="%g")
+
+
+@case("b0 volumes at b = 60, `--b0-max 70`")
 def _(root: Path) -> dict:
     gradients = table()
     gradients[:2, 3] = 60
@@ -177,23 +183,36 @@ _changed(
         [voxels[..., :2], np.random.default_rng(1).rayleigh(20, (*SHAPE, 64)).astype(np.float32)], axis=3
     ),
 )
+_changed("noise alone everywhere", lambda voxels: np.abs(np.random.default_rng(1).normal(0, 20, voxels.shape)))
+_changed("every other slice empty in all volumes", _put(np.s_[:, :, ::2], 0))
+_changed("a single slice", lambda voxels: voxels[:, :, 17:18])
 _changed("one direction at a tenth of its signal", lambda voxels: voxels * np.r_[np.ones(9), 0.1, np.ones(56)])
 _changed("three slices of one direction empty", _put(np.s_[:, :, 16:19, 9], 0))
 _changed("one voxel NaN", _put((22, 23, 18, 5), np.nan))
 
 
-def _codes(title: str, sform: int, qform: int, mirrored: bool = False) -> None:
+def _codes(title: str, sform: int, qform: int, change: np.ndarray | None = None) -> None:
     @case(title)
     def _(root: Path) -> None:
         path = Path(f"{scan(root)}.nii.gz")
         image = nib.load(path)
-        image.set_sform(AFFINE @ np.diag([-1, 1, 1, 1]) if mirrored else AFFINE, sform)
+        # the qform first, for it writes the voxel size as well
         image.set_qform(AFFINE, qform)
+        image.set_sform(AFFINE if change is None else AFFINE @ change, sform, update_affine=False)
         nib.save(nib.Nifti1Image(np.asarray(image.dataobj), None, image.header), path)
 
 
+SHEAR = np.eye(4)
+SHEAR[0, 1] = 0.5
+TURN_10 = np.eye(4)
+TURN_10[:2, :2] = [[0.985, -0.174], [0.174, 0.985]]
+
 _codes("header without an orientation (codes 0)", 0, 0)
-_codes("header whose sform and qform disagree on left and right", 1, 1, mirrored=True)
+_codes("header whose sform and qform disagree on left and right", 1, 1, np.diag([-1, 1, 1, 1]))
+_codes("header whose sform and qform are turned against each other", 1, 1, TURN_10)
+_codes("header whose sform has voxels of twice the size", 1, 0, np.diag([2, 2, 2, 1]))
+_codes("header whose sform is in micrometres", 1, 0, np.diag([1000, 1000, 1000, 1]))
+_codes("header whose sform is sheared", 1, 0, SHEAR)
 
 
 @case("cut off after half of the file")

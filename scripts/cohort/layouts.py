@@ -125,6 +125,9 @@ def _bids_scan(name: str, dwi: Path, root: Path, derivatives: Path | None) -> Ra
         for path, own in ((bval, beside[".bval"]), (bvec, beside[".bvec"]))
         if path != own
     ]
+    sidecar = beside[".json"]
+    if not sidecar.is_file() and (sidecar.is_symlink() or sidecar.exists()):
+        notes.append(f"{sidecar.name} beside the scan is not a file that can be read: it does not count")
     masks = _find_masks(derivatives, dwi) if derivatives else []
     if len(masks) > 1:
         problem = f"{' and '.join(map(str, masks))}: found {len(masks)} brain masks of one scan, expected one."

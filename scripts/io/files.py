@@ -108,9 +108,10 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file is missing or is not a JSON object.
     """
+    text = read_text(path, "JSON")
     try:
-        content = json.loads(read_text(path, "JSON"))
-    except (json.JSONDecodeError, RecursionError) as error:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
         raise InputError(f"{path}: found text that is not JSON ({error}), expected a JSON object.") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: found a JSON {type(content).__name__}, expected an object.")

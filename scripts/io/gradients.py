@@ -11,14 +11,12 @@ from scripts.io.files import read_text
 from transforms.diffusion.gradients import (
     B0_MAX,
     MIN_VECTOR_LENGTH,
+    SHELL_TOLERANCE,
     fsl_to_world,
     world_to_fsl,
 )
 from transforms.diffusion.scheme import as_scheme, default_scheme
-from transforms.errors import InputError
-
-SAME_BVALUE = 25.0
-"""In s/mm2: b-values of one shell differ by as much, and shells by more."""
+from transforms.errors import InputError, counted
 
 MIN_LENGTH_RATIO = 0.95
 """Shortest over longest vector of one b-value: rounding and rotation change lengths by less than a hundredth."""
@@ -57,7 +55,7 @@ def read_bvals(path: str | PathLike[str]) -> np.ndarray:
     path = Path(path)
     bvals = _read_numbers(path)
     if 1 not in bvals.shape:
-        raise InputError(f"{path}: found {bvals.shape[0]} rows of b-values, expected one.")
+        raise InputError(f"{path}: found {counted(bvals.shape[0], 'row')} of b-values, expected one.")
     if not np.isfinite(bvals).all():
         raise InputError(f"{path}: found NaN or infinity, expected finite numbers.")
     if (bvals < 0).any():
@@ -83,7 +81,7 @@ def read_bvecs(path: str | PathLike[str]) -> np.ndarray:
         return bvecs.T
     if bvecs.shape[1] == 3:
         return bvecs
-    raise InputError(f"{path}: found {bvecs.shape[0]} rows of {bvecs.shape[1]}, expected three rows.")
+    raise InputError(f"{path}: found {counted(bvecs.shape[0], 'row')} of {bvecs.shape[1]}, expected three rows.")
 
 
 def read_gradients(
@@ -111,9 +109,11 @@ def read_gradients(
     """
     bvals, bvecs = read_bvals(bval), read_bvecs(bvec)
     if len(bvals) != len(bvecs):
-        raise InputError(f"{bvec}: found {len(bvecs)} b-vectors, expected {len(bvals)} as in {Path(bval).name}.")
+        found = counted(len(bvecs), "b-vector")
+        raise InputError(f"{bvec}: found {found}, expected {len(bvals)} as in {Path(bval).name}.")
     if n_volumes is not None and len(bvals) != n_volumes:
-        raise InputError(f"{bval}: found {len(bvals)} b-values, expected {n_volumes}, one per volume of the scan.")
+        found = counted(len(bvals), "b-value")
+        raise InputError(f"{bval}: found {found}, expected {n_volumes}, one per volume of the scan.")
     unknown = ~np.isfinite(bvecs).all(axis=1)
     if (unknown & (bvals > b0_max)).any():
         index = np.flatnonzero(unknown & (bvals > b0_max))[0]
@@ -126,13 +126,15 @@ def read_gradients(
 def _check_lengths(path: Path, bvals: np.ndarray, lengths: np.ndarray, b0_max: float) -> None:
     """Refuse a table that codes b-values in the lengths of its vectors, ``b |g|^2``, under one nominal b-value.
 
-    Vectors that are all scaled by one number, or by one number a shell, stay what they are.
+    Vectors that are all scaled by one number, or by one number a shell, stay what they are, and so do lengths of
+    ``sqrt(b)`` beside right b-values.
     """
     directed = (bvals > b0_max) & (lengths > MIN_VECTOR_LENGTH)
     for bvalue in np.unique(bvals[directed]):
-        of_shell = lengths[directed & (np.abs(bvals - bvalue) <= SAME_BVALUE)]
-        shortest, longest = float(of_shell.min()), float(of_shell.max())
-        if shortest < MIN_LENGTH_RATIO * longest:
+        of_shell = directed & (np.abs(bvals - bvalue) <= SHELL_TOLERANCE)
+        shortest, longest = float(lengths[of_shell].min()), float(lengths[of_shell].max())
+        by_root = lengths[of_shell] / np.sqrt(bvals[of_shell])
+        if max(shortest / longest, float(by_root.min() / by_root.max())) < MIN_LENGTH_RATIO:
             raise InputError(
                 f"{path}: found vectors of lengths {shortest:.2f} to {longest:.2f} at b = {bvalue:g}, expected one "
                 f"length; does b |g|^2 code the b-values, {bvalue * shortest**2:.0f} to {bvalue * longest**2:.0f}?"

@@ -55,6 +55,9 @@ def test_other_errors_say_their_type_in_one_line():
     assert left.value.code == "error: ZeroDivisionError: division by zero (--debug shows where it comes from)"
     assert input_error(left.value.__cause__) is None
     assert reason(ValueError("two\nlines")) == "ValueError: two"
+    wrapped = RuntimeError("applying transform <object at 0x7f>")
+    wrapped.__cause__ = ValueError("a broken header")
+    assert reason(wrapped) == "ValueError: a broken header"
 
 
 def test_a_command_shows_where_an_error_comes_from_on_request():

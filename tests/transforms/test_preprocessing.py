@@ -190,11 +190,12 @@ def test_a_given_mask_goes_to_the_new_voxels_with_the_image(tmp_path, orientatio
 
 @pytest.fixture
 def small(tmp_path, orientations, affine_of, write_scan, table):
-    """A scan of noise without a head, LAS, 12 x 14 x 10 voxels of 2.4 mm; its path, voxels and affine."""
+    """A scan of noise with a dark rim for air, LAS, 12 x 14 x 10 voxels of 2.4 mm; its path, voxels and affine."""
     affine = affine_of(orientations["LAS"], (SIZE,) * 3)
     generator = np.random.default_rng(1)
     signal = generator.uniform(100, 900, (12, 14, 10, 30)).astype(np.float32)
     signal[..., 1:-1] *= generator.integers(0, 2, (12, 14, 10, 28))
+    signal[np.pad(np.zeros((10, 12, 8), dtype=bool), 1, constant_values=True)] *= 0.01
     return write_scan(tmp_path, signal, affine, *table), signal, affine
 
 

@@ -94,7 +94,14 @@ def test_volumes_with_empty_slices_of_the_head_are_left_out_of_shell_and_b0_alik
     assert notes == ["volumes 5, 9, 13 left out: hardly a signal, or empty slices"]
 
 
-def test_slices_that_are_empty_in_all_volumes_or_above_the_head_are_not_missed():
+def test_slices_inside_the_head_that_no_volume_has_are_missed():
+    """Every other slice, as where half of the files of an interleaved scan were lost."""
+    b0, shell = scan()
+    b0[..., 1::2], shell[..., 1::2] = 0, 0
+    refuse(b0, shell, "found no b0 volume without empty slices, expected one")
+
+
+def test_slices_that_are_empty_in_all_volumes_at_an_end_or_above_the_head_are_not_missed():
     b0, shell = scan()
     shell[4][:, :, 0] = 0
     assert check(b0, shell)[2] == []
@@ -166,6 +173,8 @@ def test_noise_alone_is_refused(seed):
     generator = np.random.default_rng(seed)
     b0, shell = (np.hypot(*generator.normal(0, 8, (2, n, *SHAPE))) for n in (3, 23))
     refuse(b0, shell, "expected")
+    # of real parts without their sign, whose mean is further from their median
+    refuse(np.abs(generator.normal(0, 24, b0.shape)), np.abs(generator.normal(0, 8, shell.shape)), "noise alone")
     # a head at b = 0, and nothing of it in the shell
     refuse(scan()[0], shell, "found a shell as bright in the head as around it, expected a signal and not noise alone")
 

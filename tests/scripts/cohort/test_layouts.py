@@ -1,6 +1,7 @@
 """Layouts: which files make up each raw scan."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -64,6 +65,21 @@ def test_derivatives_in_the_raw_folder_are_not_raw(bids, heads, monkeypatch, rel
     monkeypatch.chdir(bids.parent)
     scans = find_scans("bids", Path(bids.name) if relative else bids)
     assert [scan.dwi.resolve() for scan in scans] == [raw]
+
+
+@pytest.mark.parametrize("kind", ["link to nothing", "pipe", "folder"])
+def test_a_sidecar_that_is_no_file_is_said(bids, kind):
+    """Cohorts of DataLad have links to what was not fetched."""
+    path = Path(str(_scan(bids, "sub-01")).replace(".nii.gz", ".json"))
+    _scan(bids, "sub-02")
+    {"link to nothing": lambda: path.symlink_to("nowhere"), "pipe": lambda: os.mkfifo(path), "folder": path.mkdir}[
+        kind
+    ]()
+    first, second = find_scans("bids", bids)
+    assert first.notes == ("sub-01_dwi.json beside the scan is not a file that can be read: it does not count",)
+    assert first.problem is None
+    assert first.acquisition() == {}
+    assert second.notes == ()
 
 
 def test_gradients_and_acquisition_are_inherited_from_the_root(bids):

@@ -88,6 +88,7 @@ def test_json_comes_back_as_written(tmp_path):
         (b"\xff\xfe\x00", "not UTF-8"),
         (b"", "not JSON"),
         (b"[" * 100_000, "not JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not JSON"),
     ],
 )
 def test_what_is_no_json_object_is_refused_by_name(tmp_path, content, found):

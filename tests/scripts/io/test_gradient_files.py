@@ -120,6 +120,14 @@ def test_b_values_in_the_lengths_of_the_vectors_are_refused(tmp_path, affine):
     )
 
 
+def test_they_are_refused_as_well_where_the_b_values_of_a_shell_differ_a_little(tmp_path, affine):
+    """Gradients of the imaging make 970 and 1030 of one nominal value."""
+    bvals, bvecs = np.r_[0, [970.0, 1030.0] * 12], unit_vectors(25)
+    bvecs[1::2] *= np.sqrt(0.5)
+    with pytest.raises(InputError, match=r"found vectors of lengths 0\.71 to 1\.00 at b = 970, expected one length"):
+        read_gradients(*write_pair(tmp_path, bvals, bvecs), affine)
+
+
 @pytest.mark.parametrize("scale", [0.5, 0.99, 2.0])
 def test_vectors_that_are_all_scaled_alike_stay_what_they_are(tmp_path, affine, scale):
     bvals, directions = np.r_[0, [1000.0] * 6, [995.0] * 6, 3], unit_vectors(14)

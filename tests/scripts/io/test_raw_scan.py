@@ -299,6 +299,15 @@ def test_a_missing_shell_is_answered_with_those_found(small):
     refuse(small[0], "b = 1012 +- 10 s/mm2", dwi=small[0], bvalue=1012, tolerance=10)
 
 
+@pytest.mark.parametrize(("factor", "largest"), [(1e-3, "1"), (1e6, "1e+09")])
+def test_b_values_in_another_unit_are_recognised(small, tmp_path, factor, largest):
+    """In ms/um2 all of them are b0 volumes."""
+    path = tmp_path / "sub-01_dwi.bval"
+    path.write_text(" ".join(f"{factor * float(word):g}" for word in path.read_text().split()))
+    hint = f"expected a shell of b = 1000 +- 100 s/mm2; the largest b-value is {largest}: is it in another unit?"
+    refuse(small[0], hint, dwi=small[0])
+
+
 def test_antipodes_are_not_counted_as_axes(small, tmp_path, axes_on_sphere):
     five = axes_on_sphere(5)
     vectors = np.vstack([np.zeros(3), five, -five, five, -five, five, five[:3], np.zeros(3)])
@@ -315,7 +324,7 @@ def test_a_mask_on_another_grid_is_refused(small, tmp_path):
         nib.Nifti1Image(np.ones(shape, dtype=np.uint8), frame).to_filename(path)
         refuse(
             path,
-            "x".join(map(str, shape)),
+            "(14x12x10)" if shape == (14, 12, 10) else "(another affine)",
             f"expected that of {dwi.name} (12x14x10)",
             attempt=lambda: read(dwi, brain_mask=path),
         )
