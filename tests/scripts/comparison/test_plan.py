@@ -55,7 +55,8 @@ def test_another_cohort_is_another_run(settings, cohorts, tmp_path):
     path = cohorts / "clinical" / "datalist.json"
     before = path.read_text()
     try:
-        path.write_text(json.dumps({**json.loads(before), "checksum": "another"}))
+        listed = json.loads(before)
+        path.write_text(json.dumps({**listed, "validation": listed["test"], "test": listed["validation"]}))
         changed = make_plan(settings())
     finally:
         path.write_text(before)
