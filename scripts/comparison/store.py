@@ -14,7 +14,7 @@ from mlflow.entities import Run as TrackedRun
 from mlflow.entities import RunStatus, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from scripts.training.tracking_store import artifact_location, effective_uri, opening, require_store
+from scripts.training.tracking_store import VARIABLE, effective_uri, experiment_id, opening, require_store
 from transforms.errors import InputError
 
 EXPERIMENT = "comparison"
@@ -37,12 +37,9 @@ class Store:
         self.uri = effective_uri(f"sqlite:///{out.absolute() / 'mlflow.db'}")
         require_store(self.uri)
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        with opening(self.uri):
-            self.client = MlflowClient(self.uri)
-            found = self.client.get_experiment_by_name(EXPERIMENT)
-            self.experiment_id = (
-                found.experiment_id if found else self.client.create_experiment(EXPERIMENT, artifact_location(self.uri))
-            )
+        with opening(self.uri) as address:
+            self.client = MlflowClient(address)
+            self.experiment_id = experiment_id(self.client, EXPERIMENT, self.uri)
 
     def runs(self, **tags: str) -> list[TrackedRun]:
         """Find the runs with these tags, the newest first."""
@@ -133,6 +130,6 @@ def open_store(out: Path) -> Store:
     Raises:
         InputError: there is none.
     """
-    if effective_uri("sqlite:") == "sqlite:" and not (out / "mlflow.db").is_file():
+    if not os.environ.get(VARIABLE) and not (out / "mlflow.db").is_file():
         raise InputError(f"{out}: found no mlflow.db, expected the folder of 'python -m scripts compare'.")
     return Store(out)

@@ -13,7 +13,7 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
 from scripts.io.files import read_json, read_text, write_json, write_table
-from scripts.training.tracking_store import artifact_location, effective_uri, opening, restore_experiment
+from scripts.training.tracking_store import effective_uri, experiment_id, opening
 from transforms.errors import InputError
 
 MAX_BATCH = 1000
@@ -86,8 +86,7 @@ def send_afterwards(output_dir: Path, tracking_uri: str) -> int:
     with opening(uri) as address:
         client = MlflowClient(address)
     if "run_id" not in told:
-        name = told["experiment"]
-        experiment = restore_experiment(client, name) or client.create_experiment(name, artifact_location(uri))
+        experiment = experiment_id(client, told["experiment"], uri)
         made = client.create_run(experiment, run_name=told["run_name"], tags=told["tags"])
         told["run_id"] = made.info.run_id
         write_json(path, told)

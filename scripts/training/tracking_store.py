@@ -118,6 +118,11 @@ def restore_experiment(client: MlflowClient, name: str) -> str | None:
     return str(found.experiment_id)
 
 
+def experiment_id(client: MlflowClient, name: str, tracking_uri: str) -> str:
+    """Find an experiment, or make it, and return its id."""
+    return restore_experiment(client, name) or client.create_experiment(name, artifact_location(tracking_uri))
+
+
 def _require_database(path: Path | None) -> None:
     """Open a local database at once, which MLflow tries for minutes."""
     if path is not None:

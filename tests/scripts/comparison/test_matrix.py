@@ -120,3 +120,15 @@ def test_a_comparison_with_other_values_is_another_one(settings, made_up, tmp_pa
     assert Store(tmp_path).protocol() != first.data.tags["protocol"]
     assert len(made_up["done"]) == 4
     assert newest
+
+
+def test_a_folder_of_any_name_has_its_own_database_and_a_deleted_experiment_comes_back(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / "50%20a"
+    store = Store(folder)
+    assert (folder / "mlflow.db").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    store.client.delete_experiment(store.experiment_id)
+    again = Store(folder)
+    assert again.experiment_id == store.experiment_id
+    assert again.client.create_run(again.experiment_id).info.experiment_id == store.experiment_id
