@@ -57,3 +57,14 @@ def write_tiny_cohort(folder, splits):
     write_json(folder / "dataset_description.json", {"Preparation": {"bvalue": 1000.0, "voxel_size": 2.4}})
     np.savetxt(folder / "scheme.bvec", SCHEME.T)
     return folder
+
+
+def write_tiny_cohorts(root, training):
+    """Write a prepared cohort for pretraining and one for tasks, with some training scans, below a folder."""
+    splits = {
+        "auxiliary": ["training"] * 3 + ["validation"],
+        "clinical": ["training"] * training + ["validation"] + ["test"] * 3,
+    }
+    for name, of_name in splits.items():
+        (root / name).mkdir()
+        write_tiny_cohort(root / name, of_name)

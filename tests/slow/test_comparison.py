@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.tiny_cohort import write_tiny_cohort
+from tests.tiny_cohort import write_tiny_cohorts
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,13 +25,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 def words(tmp_path_factory):
     """Words after ``python`` of a comparison of two tasks, three initialisations and two seeds."""
     root = tmp_path_factory.mktemp("cohorts")
-    splits = {
-        "auxiliary": ["training"] * 3 + ["validation"],
-        "clinical": ["training"] * 2 + ["validation"] + ["test"] * 3,
-    }
-    for name, of_name in splits.items():
-        (root / name).mkdir()
-        write_tiny_cohort(root / name, of_name)
+    write_tiny_cohorts(root, training=2)
     options = ["--auxiliary", root / "auxiliary", "--clinical", root / "clinical"]
     options += ["--tasks", "segmentation,direction", "--seeds", 2, "--train-sizes", 1, "--steps", 3, "--validations", 1]
     for value in [*NETWORK, "output_channels=6", "max_epochs=2"]:

@@ -13,7 +13,7 @@ from scripts.comparison import matrix
 from scripts.comparison.plan import Settings
 from scripts.comparison.store import Store, child_of
 from scripts.io.files import write_json
-from tests.tiny_cohort import write_tiny_cohort
+from tests.tiny_cohort import write_tiny_cohorts
 
 SUBJECTS = 6
 TASK_METRICS = {
@@ -28,13 +28,7 @@ EFFECTS = {"artifact_removal": 0.05, "autoencoder": 0.0}
 def cohorts(tmp_path_factory):
     """Folders of a prepared auxiliary and a prepared clinical cohort."""
     root = tmp_path_factory.mktemp("cohorts")
-    splits = {
-        "auxiliary": ["training"] * 3 + ["validation"],
-        "clinical": ["training"] * 4 + ["validation"] + ["test"] * 3,
-    }
-    for name, of_name in splits.items():
-        (root / name).mkdir()
-        write_tiny_cohort(root / name, of_name)
+    write_tiny_cohorts(root, training=4)
     return root
 
 

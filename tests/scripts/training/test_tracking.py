@@ -37,17 +37,6 @@ def track(store, tmp_path, monkeypatch, request):
     return make
 
 
-@pytest.fixture
-def runs(store, request):
-    client = MlflowClient(store)
-
-    def find():
-        experiment = client.get_experiment_by_name(request.node.name)
-        return client.search_runs([experiment.experiment_id]) if experiment else []
-
-    return find
-
-
 def engines(tracker, epochs, during=None):
     """Trainer and evaluator of a linear network; ``during`` is called in each iteration."""
     network = torch.nn.Linear(2, 1)

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from scripts.engines import run
 from scripts.io.files import read_json
 from scripts.training.epoch_metrics import EpochMetrics, send_afterwards
 from scripts.training.tracking import Tracker
-from scripts.training.tracking_store import require_store, store_address, without_password
+from scripts.training.tracking_store import require_store
 from transforms.errors import InputError
 
 
@@ -32,17 +31,6 @@ def track(mlflow_store, tmp_path, request):
         return Tracker(uri, request.node.name, str(tmp_path / folder), **options)
 
     return make
-
-
-@pytest.fixture
-def runs(mlflow_store, request):
-    client = MlflowClient(mlflow_store)
-
-    def find():
-        experiment = client.get_experiment_by_name(request.node.name)
-        return client.search_runs([experiment.experiment_id])
-
-    return find
 
 
 def train(tracker, epochs, during=None, before=0):
@@ -274,25 +262,6 @@ def test_a_folder_of_any_name_can_be_worked_in(track, name, way, tmp_path, monke
     assert not list(tmp_path.rglob("unused.db"))
 
 
-def test_options_of_a_database_are_no_part_of_its_name(tmp_path):
-    uri = f"sqlite:///{tmp_path}/50%/mlflow.db?timeout=20"
-    require_store(uri)
-    assert store_address(uri) == f"sqlite+pysqlite:///{tmp_path}/50%25/mlflow.db?timeout=20"
-    assert (tmp_path / "50%" / "mlflow.db").is_file()
-
-
-@pytest.mark.parametrize("what", ["folder", "text"])
-def test_a_file_that_is_no_database_is_refused_at_once(what, tmp_path, caplog):
-    path = tmp_path / "mlflow.db"
-    path.mkdir() if what == "folder" else path.write_text("no database, " * 100)
-    with pytest.raises(InputError) as raised:
-        require_store(f"sqlite:///{path}")
-    why = "unable to open database file" if what == "folder" else "file is not a database"
-    assert f"found no MLflow that answers at sqlite:///{path} ({why})" in str(raised.value)
-    # MLflow would have said that it tries again
-    assert "retried" not in caplog.text
-
-
 def test_no_password_and_on_request_no_path_goes_to_the_server(track, runs, mlflow_store, tmp_path):
     config = {"tracking_uri": mlflow_store, "deep": {"text": f"at {mlflow_store}?password=hunter2"}}
     tracker = track(config=config)
@@ -309,38 +278,6 @@ def test_no_password_and_on_request_no_path_goes_to_the_server(track, runs, mlfl
     assert "dataset_dir" not in quiet_run.data.params
     assert quiet_run.data.params["seed"] == "0"
     assert quiet.client.list_artifacts(quiet_run.info.run_id) == []
-
-
-@pytest.mark.parametrize(
-    ("uri", "public"),
-    [
-        ("https://user:secret@host:8080/path?token=secret", "https://host:8080/path"),
-        ("postgresql://user:secret@host/db", "postgresql://host/db"),
-        ("sqlite:////tmp/a@b/mlflow.db?password=secret", "sqlite:////tmp/a@b/mlflow.db"),
-        ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
-    ],
-)
-def test_an_address_is_named_without_its_password(uri, public):
-    assert without_password(uri) == public
-
-
-@pytest.mark.parametrize(
-    ("uri", "sentence"),
-    [
-        ("http://user:secret@127.0.0.1:9", "found no MLflow that answers at http://127.0.0.1:9 ("),
-        ("mlruns", "found 'mlruns', expected a database as sqlite:///mlflow.db"),
-        ("file:///tmp/mlruns", "expected a database as sqlite:///mlflow.db"),
-        ("nonsense://host/db", "found no MLflow that answers at nonsense://host/db ("),
-    ],
-)
-def test_a_server_that_is_down_at_the_start_is_one_sentence_within_seconds(uri, sentence):
-    started = time.monotonic()
-    with pytest.raises(InputError) as raised:
-        require_store(uri)
-    assert str(raised.value).startswith("--tracking_uri: ")
-    assert sentence in str(raised.value)
-    assert "secret" not in str(raised.value)
-    assert time.monotonic() - started < 60
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
