@@ -28,6 +28,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from scripts.io.files import write_json
+from scripts.training.checkpoints import epoch_checkpoints
 from scripts.training.weights import read_checkpoint
 from transforms.errors import InputError
 
@@ -68,7 +69,7 @@ def make_cohort(folder: Path) -> Path:
 
 def epochs_done(out: Path) -> int:
     """Return the epoch of the last checkpoint, 0 where there is none."""
-    return max((int(path.stem.partition("=")[2]) for path in out.glob("checkpoint_epoch=*.pt")), default=0)
+    return max(epoch_checkpoints(out), default=0)
 
 
 def train(names: list[str], out: Path, cohort: Path) -> None:

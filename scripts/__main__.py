@@ -84,6 +84,9 @@ class Size(StrEnum):
 
 
 Jobs = Annotated[int, typer.Option(min=1, help="Processes on this machine.")]
+Scheduler = Annotated[
+    str | None, typer.Option(help="Address of a Dask scheduler, as tcp://host:8786, in place of --jobs.")
+]
 
 
 @app.command()
@@ -164,9 +167,7 @@ def label(
         Path | None, typer.Option(help="Folder derivatives/truth of phantoms: label them by what they were made of.")
     ] = None,
     jobs: Jobs = 1,
-    scheduler: Annotated[
-        str | None, typer.Option(help="Address of a Dask scheduler, as tcp://host:8786, in place of --jobs.")
-    ] = None,
+    scheduler: Scheduler = None,
 ) -> None:
     """Add labels to a prepared cohort: tissue, white matter, number of fibre peaks and the largest peak.
 
@@ -247,9 +248,7 @@ def compare(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the matrix and an estimate of its time.")] = False,
     jobs: Jobs = 1,
-    scheduler: Annotated[
-        str | None, typer.Option(help="Address of a Dask scheduler, as tcp://host:8786, in place of --jobs.")
-    ] = None,
+    scheduler: Scheduler = None,
 ) -> None:
     """Compare initialisations: pretrain, fine-tune every task from each with few subjects, and test.
 

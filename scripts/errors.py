@@ -38,7 +38,7 @@ def input_error(error: BaseException) -> InputError | None:
 def reason(error: BaseException) -> str:
     """Say in one line why something failed, by what is behind MONAI's "applying transform"."""
     cause = _first_cause(error)
-    return sentence(error) or sentence(cause) or f"{type(cause).__name__}: {cause}".strip().splitlines()[0]
+    return sentence(error) or f"{type(cause).__name__}: {cause}".strip().splitlines()[0]
 
 
 def _first_cause(error: BaseException) -> BaseException:
@@ -48,11 +48,15 @@ def _first_cause(error: BaseException) -> BaseException:
 
 
 def sentence(error: BaseException) -> str | None:
-    """Sentence for a person where an error is one of input or of a file that cannot be written or read, else None."""
+    """Sentence for a person where an error is one of input or of a file that cannot be written or read, else None.
+
+    What is behind MONAI's "applying transform" counts as well.
+    """
     if found := input_error(error):
         return str(found)
-    if isinstance(error, OSError) and error.filename and error.errno in UNUSABLE:
-        return f"{error.filename}: found that it cannot be used ({error.strerror}), expected a place that can."
+    for one in (error, _first_cause(error)):
+        if isinstance(one, OSError) and one.filename and one.errno in UNUSABLE:
+            return f"{one.filename}: found that it cannot be used ({one.strerror}), expected a place that can."
     return None
 
 
@@ -60,8 +64,7 @@ def explanation(error: BaseException) -> str:
     """Sentence for a person on any error; one that is not of input names its type, and how to see more."""
     if isinstance(error, KeyboardInterrupt):
         return "stopped"
-    found = sentence(error) or sentence(_first_cause(error))
-    return f"error: {found or f'{reason(error)} (--debug shows where it comes from)'}"
+    return f"error: {sentence(error) or f'{reason(error)} (--debug shows where it comes from)'}"
 
 
 def is_true(value: bool | str) -> bool:

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+"""Folder of the packages ``scripts`` and ``transforms``."""
 
 METADATA = ROOT / "configs" / "metadata.json"
 """Stands beside this code in an exported bundle only."""

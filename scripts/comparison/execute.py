@@ -16,7 +16,7 @@ from monai.bundle import create_workflow
 from scripts.comparison.runs import Run, config_files, folder_of
 from scripts.comparison.store import EXPERIMENT, Store, child_of
 from scripts.io.files import read_json
-from scripts.training.checkpoints import latest_checkpoint
+from scripts.training.checkpoints import epoch_checkpoints
 from scripts.training.epoch_metrics import RUN_FILE
 
 
@@ -82,9 +82,8 @@ def _perform(job: Job, folder: Path, store: Store) -> str:
 def _train(job: Job, folder: Path, store: Store) -> None:
     """Train from the start or from the last checkpoint, unless the training came to its end."""
     run, resume = job.run, []
-    if list(folder.glob("checkpoint_epoch=*.pt")):
-        ended = latest_checkpoint(folder).endswith(f"={run.epochs}.pt") and (folder / "model.pt").is_file()
-        if ended and run.key in store.trained():
+    if saved := epoch_checkpoints(folder):
+        if run.epochs in saved and (folder / "model.pt").is_file() and run.key in store.trained():
             return
         resume = ["resume"]
     values = {}

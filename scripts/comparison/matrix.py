@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
+from mlflow.entities import Run as TrackedRun
 from rich.console import Console
 from rich.table import Table
 
@@ -14,13 +15,11 @@ from scripts.comparison.arms import ARMS
 from scripts.comparison.estimate import estimate
 from scripts.comparison.execute import Job, perform
 from scripts.comparison.plan import Plan, Settings, candidates, leading_metric, make_plan
-from scripts.comparison.runs import KEY_LENGTH, Run, checksum
+from scripts.comparison.runs import KEY_LENGTH, Run, Setting, checksum
 from scripts.comparison.store import Store
 from scripts.jobs import Outcome, run_jobs
 
 console = Console()
-
-Setting = tuple[str, str, str]
 
 
 def run_comparison(settings: Settings, jobs: int = 1, scheduler: str | None = None) -> dict[str, str]:
@@ -35,13 +34,11 @@ def run_comparison(settings: Settings, jobs: int = 1, scheduler: str | None = No
         why runs failed, by run; empty where all are complete.
     """
     plan = make_plan(settings)
-    store = Store(settings.out)
-    work = Work(settings, plan, store, jobs, scheduler)
+    work = Work(settings, plan, Store(settings.out), jobs, scheduler)
     work.do([*dict.fromkeys(plan.pretrainings.values())], "pretraining")
-    trained = store.complete()
     runs, waiting = [], {}
     for run in plan.fine_tunings:
-        if run.weights is None or run.weights in trained:
+        if run.weights is None or run.weights in work.done:
             runs.append(run)
         else:
             waiting[run.key] = f"its pretraining failed: {work.failures.get(run.weights, 'it is not there')}"
@@ -75,16 +72,13 @@ class Work:
 
     def note_runs(self) -> None:
         """Say in the parent run of each setting which runs belong to it, so that a report sees what is missing."""
-        settings: dict[Setting, list[Run]] = {}
-        for run in self.runs:
-            settings.setdefault(run.setting, []).append(run)
-        for setting, runs in settings.items():
+        for setting, runs in by_setting(self.runs).items():
             tags = {
                 **{key: runs[0].tags[key] for key in ("task", "initialisation", "train_size")},
                 **leading_metric(runs[0]),
                 **{"setting": checksum([self.plan.protocol, setting]), "protocol": self.plan.protocol},
                 **{"order": str(list(ARMS).index(setting[1])), "rate": f"{runs[0].values['learning_rate']:g}"},
-                "runs": json.dumps({f"{run.tags['fold']}.{run.tags['seed']}": run.key[:KEY_LENGTH] for run in runs}),
+                "runs": json.dumps({run.repetition: run.key[:KEY_LENGTH] for run in runs}),
             }
             self.parents[setting] = self.store.parent(", ".join(setting), tags)
         self.store.set_protocol(self.plan.protocol)
@@ -121,14 +115,15 @@ class Work:
         trained = self.store.trained()
         everything = [run for several in tried.values() for run in several]
         self.do([run for run in everything if run.key not in trained], "rates", evaluate=False)
-        best = {setting: self._best_rate(several) for setting, several in tried.items()}
+        trained = self.store.trained()
+        best = {setting: self._best_rate(several, trained) for setting, several in tried.items()}
         self.runs = [self.plan.with_rate(run, best[run.setting]) for run in runs]
         self.note_runs()
         return list(self.runs)
 
-    def _best_rate(self, runs: Sequence[Run]) -> float:
+    def _best_rate(self, runs: Sequence[Run], trained: Mapping[str, TrackedRun]) -> float:
         """Choose the rate whose best validation is the best; the first one where no training came to its end."""
-        trained, leading = self.store.trained(), leading_metric(runs[0])
+        leading = leading_metric(runs[0])
         sign = -1.0 if leading["lower_is_better"] == "true" else 1.0
         scores = {}
         for run in runs:
@@ -156,11 +151,19 @@ class Work:
         """Note in the parent run of each setting which of its runs failed."""
         for setting, parent in self.parents.items():
             failed = {
-                f"{run.tags['fold']}.{run.tags['seed']}": self.failures[run.key]
+                run.repetition: self.failures[run.key]
                 for run in runs
                 if run.setting == setting and run.key in self.failures
             }
             self.store.note_failures(parent, failed)
+
+
+def by_setting(runs: Sequence[Run]) -> dict[Setting, list[Run]]:
+    """Group fine-tunings, settings in the order of their first run."""
+    found: dict[Setting, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.setting, []).append(run)
+    return found
 
 
 def show_plan(settings: Settings, jobs: int) -> None:
@@ -172,10 +175,7 @@ def show_plan(settings: Settings, jobs: int) -> None:
         table.add_row(
             "pretraining", "", run.tags["initialisation"], "", "1", str(int(run.key in done)), str(run.epochs)
         )
-    settings_of: dict[Setting, list[Run]] = {}
-    for run in plan.fine_tunings:
-        settings_of.setdefault(run.setting, []).append(run)
-    for (task, arm, size), runs in settings_of.items():
+    for (task, arm, size), runs in by_setting(plan.fine_tunings).items():
         complete = str(sum(run.key in done for run in runs))
         table.add_row("fine-tuning", task, arm, size, str(len(runs)), complete, str(runs[0].epochs))
     console.print(table)

@@ -12,7 +12,7 @@ from typing import Any
 from scripts.cohort.datalist import cohort_checksum, load_entries, read_cohort
 from scripts.comparison.arms import ARMS, DEFAULT_ARMS, Arm
 from scripts.comparison.folds import make_folds
-from scripts.comparison.runs import Run, checksum, code_checksum, make_run, parsed
+from scripts.comparison.runs import Run, Setting, checksum, code_checksum, make_run, parsed
 from scripts.config_checks import TASKS
 from transforms.errors import InputError
 
@@ -85,7 +85,7 @@ class Plan:
         """Return a fine-tuning with another learning rate."""
         values = {**run.values, "learning_rate": rate}
         return make_run(
-            run.stage, run.tags, run.configs, values, run.dataset_dir, self.code, run.weights, run.baselines
+            run.stage, run.tags, run.configs, values, run.dataset_dir, run.cohort, self.code, run.weights, run.baselines
         )
 
 
@@ -98,14 +98,19 @@ def make_plan(settings: Settings) -> Plan:
     code = code_checksum()
     read_cohort(settings.auxiliary)
     cohorts = make_folds(settings.clinical, settings.out / "folds", settings.folds)
+    # each reads all masks and labels of a cohort
+    checksums = {folder: cohort_checksum(str(folder)) for folder in {settings.auxiliary, settings.clinical, *cohorts}}
     pretrainings = {
-        name: _pretraining(settings, name, ARMS[name], code)
+        name: _pretraining(settings, name, ARMS[name], checksums, code)
         for name in settings.arms
         if ARMS[name].overlays is not None
     }
-    reference = _pretraining(settings, "artifact_removal", Arm(), code)
+    reference = _pretraining(settings, "artifact_removal", Arm(), checksums, code)
     fine_tunings = [
-        _fine_tuning(settings, task, name, size, fold, seed, cohorts[fold], pretrainings.get(name), reference, code)
+        _fine_tuning(
+            *(settings, task, name, size, fold, seed, cohorts[fold], checksums),
+            *(pretrainings.get(name), reference, code),
+        )
         for seed, fold, size, task, name in itertools.product(
             range(settings.seeds), range(settings.folds), settings.train_sizes, settings.tasks, settings.arms
         )
@@ -113,15 +118,16 @@ def make_plan(settings: Settings) -> Plan:
     shared = {
         **{key: getattr(settings, key) for key in ("steps", "validations", "rates", "paper", "folds")},
         "values": [dict(settings.pretraining), dict(settings.fine_tuning)],
-        "cohorts": [cohort_checksum(str(folder)) for folder in (settings.auxiliary, settings.clinical)],
+        "cohorts": [checksums[folder] for folder in (settings.auxiliary, settings.clinical)],
     }
     return Plan(pretrainings, fine_tunings, checksum([shared, code]), code)
 
 
-def _pretraining(settings: Settings, name: str, arm: Arm, code: str) -> Run:
+def _pretraining(settings: Settings, name: str, arm: Arm, checksums: Mapping[Path, str], code: str) -> Run:
     configs = ["pretrain", *(arm.overlays or ()), *settings.overlays]
     values = {**settings.pretraining, **arm.pretraining}
-    return make_run("pretraining", {"initialisation": name}, configs, values, settings.auxiliary, code)
+    folder = settings.auxiliary
+    return make_run("pretraining", {"initialisation": name}, configs, values, folder, checksums[folder], code)
 
 
 def _fine_tuning(
@@ -132,6 +138,7 @@ def _fine_tuning(
     fold: int,
     seed: int,
     cohort: Path,
+    checksums: Mapping[Path, str],
     pretraining: Run | None,
     reference: Run,
     code: str,
@@ -161,6 +168,7 @@ def _fine_tuning(
         configs,
         values,
         cohort,
+        checksums[cohort],
         code,
         None if pretraining is None else pretraining.key,
         # baselines are the same for all seeds and initialisations
@@ -174,7 +182,7 @@ def leading_metric(run: Run) -> dict[str, str]:
     return {"metric": str(parser["key_metric_name"]), "lower_is_better": str(parser["lower_is_better"]).lower()}
 
 
-def candidates(plan: Plan, runs: Sequence[Run], rates: Sequence[float]) -> dict[tuple[str, str, str], list[Run]]:
+def candidates(plan: Plan, runs: Sequence[Run], rates: Sequence[float]) -> dict[Setting, list[Run]]:
     """Return the fine-tunings by which a rate is chosen: the first seed of the first fold of each setting."""
     first = [run for run in runs if run.tags["seed"] == run.tags["fold"] == "0"]
     return {run.setting: [plan.with_rate(run, rate) for rate in rates] for run in first}

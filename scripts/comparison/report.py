@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from scripts.comparison import figures
 from scripts.comparison.results import Results, read_results
-from scripts.comparison.statistics import ALPHA, CONFIDENCE, compare, subject_scores
+from scripts.comparison.statistics import ALPHA, CONFIDENCE, compare, mean_of_scans, subject_scores
 from scripts.comparison.store import open_store
 from scripts.io.files import whole_file, write_text
 
@@ -155,8 +155,7 @@ def baseline_means(results: Results) -> pd.DataFrame:
     """Return the mean score over subjects of each method without training, beside those of the networks."""
     columns = ["task", "train_size", "metric", "method"]
     others = results.baselines[results.baselines["method"] != "network"]
-    by_scan = others.groupby([*columns, "subject", "scan"], as_index=False)["value"].mean()
-    by_subject = by_scan.groupby([*columns, "subject"], as_index=False)["value"].mean()
+    by_subject = mean_of_scans(others, [*columns, "subject"])
     return by_subject.groupby(columns, as_index=False)["value"].mean().rename(columns={"value": "mean"})
 
 

@@ -11,10 +11,8 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from scripts.cohort.datalist import cohort_checksum
 from scripts.io.files import sha256
-
-ROOT = Path(__file__).parents[2]
+from scripts.version import ROOT
 
 CONFIGS = ROOT / "bundle" / "configs"
 
@@ -23,6 +21,9 @@ CODE = ("transforms", "scripts/training", "scripts/network.py", "scripts/engines
 
 KEY_LENGTH = 16
 """Letters of a key that name its folder, and that a setting lists."""
+
+Setting = tuple[str, str, str]
+"""Task, initialisation and number of training subjects."""
 
 WITHOUT_EFFECT = {"num_workers", "loader_workers", "device", "cache_device", "log_paths", "debug"}
 """Values that do not change what a training gives, and so do not tell runs apart."""
@@ -62,6 +63,7 @@ class Run:
         configs: names of configs of the bundle; later ones override earlier ones.
         values: values of one's own.
         dataset_dir: prepared cohort.
+        cohort: its checksum.
         epochs: length of the training.
         batch_size: scans of a step.
         key: identifies the run by its full config, the code, the cohort, and the key of the run of its weights.
@@ -74,6 +76,7 @@ class Run:
     configs: Sequence[str]
     values: Mapping[str, Any]
     dataset_dir: Path
+    cohort: str
     epochs: int
     batch_size: int
     key: str = field(repr=False)
@@ -96,9 +99,14 @@ class Run:
         )
 
     @property
-    def setting(self) -> tuple[str, str, str]:
-        """What its parent run stands for: task, initialisation and number of training subjects."""
+    def setting(self) -> Setting:
+        """What its parent run stands for."""
         return self.tags["task"], self.tags["initialisation"], self.tags["train_size"]
+
+    @property
+    def repetition(self) -> str:
+        """Which run of its setting it is: fold and seed, as ``0.3``."""
+        return f"{self.tags['fold']}.{self.tags['seed']}"
 
     def folder(self, out: Path) -> Path:
         """Folder of its checkpoints."""
@@ -116,6 +124,7 @@ def make_run(
     configs: Sequence[str],
     values: Mapping[str, Any],
     dataset_dir: Path,
+    cohort: str,
     code: str,
     weights: str | None = None,
     baselines: bool = False,
@@ -128,12 +137,15 @@ def make_run(
         configs: see :class:`Run`.
         values: see :class:`Run`.
         dataset_dir: see :class:`Run`.
+        cohort: see :class:`Run`.
         code: as :func:`code_checksum` gives it.
         weights: see :class:`Run`.
         baselines: see :class:`Run`.
     """
     parser = parsed(configs, values)
     content = {key: value for key, value in parser.get().items() if key not in WITHOUT_EFFECT}
-    key = checksum([content, code, cohort_checksum(str(dataset_dir)), weights])
+    key = checksum([content, code, cohort, weights])
     epochs, batch = (int(parser.get_parsed_content(name)) for name in ("max_epochs", "batch_size"))
-    return Run(stage, dict(tags), tuple(configs), dict(values), dataset_dir, epochs, batch, key, weights, baselines)
+    return Run(
+        stage, dict(tags), tuple(configs), dict(values), dataset_dir, cohort, epochs, batch, key, weights, baselines
+    )

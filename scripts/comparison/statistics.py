@@ -48,9 +48,13 @@ def subject_scores(scans: pd.DataFrame) -> pd.DataFrame:
     Returns:
         one row for each run and subject: ``SETTING``, ``initialisation``, ``RUN`` and ``value``.
     """
-    by_subject = [*SETTING, "initialisation", *RUN]
-    by_scan = scans.groupby([*by_subject, "scan"], as_index=False)["value"].mean()
-    return by_scan.groupby(by_subject, as_index=False)["value"].mean()
+    return mean_of_scans(scans, [*SETTING, "initialisation", *RUN])
+
+
+def mean_of_scans(scans: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Average over the classes of each scan and then over scans, for each combination of ``columns``."""
+    by_scan = scans.groupby([*columns, "scan"], as_index=False)["value"].mean()
+    return by_scan.groupby([*columns], as_index=False)["value"].mean()
 
 
 def pair(scores: pd.DataFrame, first: str, second: str) -> pd.DataFrame:

@@ -16,12 +16,13 @@ import torch
 from monai.bundle import ConfigParser
 
 from scripts.export.card import data_license, model_card
-from scripts.export.code import ROOT, needed_files, required_packages
+from scripts.export.code import needed_files, required_packages
 from scripts.export.configs import SCHEME, zoo_configs, zoo_metadata
 from scripts.export.models import save_models
 from scripts.io.files import whole_file, write_json, write_text
 from scripts.training.tracking import PATHS
-from scripts.training.weights import SCHEME_TOLERANCE, read_checkpoint, require_origin, transfer_weights, write_origin
+from scripts.training.weights import read_checkpoint, require_origin, same_scheme, transfer_weights, write_origin
+from scripts.version import ROOT
 from transforms.diffusion.scheme import default_scheme
 from transforms.errors import InputError
 
@@ -91,9 +92,7 @@ def write_bundle(bundle: Path, task: str, content: Mapping[str, Any], shipped: b
     origin = _without_paths(content["origin"])
     preparation = origin["preparation"]
     scheme = np.array(preparation["scheme"])
-    own_scheme = scheme.shape != default_scheme().shape or not np.allclose(
-        scheme, default_scheme(), atol=SCHEME_TOLERANCE
-    )
+    own_scheme = not same_scheme(scheme, default_scheme())
     configs = zoo_configs(PROJECT / "configs", task, preparation, own_scheme)
     network = ConfigParser(configs["inference"]).get_parsed_content("network_def")
     transfer_weights(network, content["network"], "the checkpoint")

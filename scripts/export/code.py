@@ -9,8 +9,7 @@ from collections.abc import Collection, Iterable
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-"""Folder of the packages ``scripts`` and ``transforms``."""
+from scripts.version import ROOT
 
 OWN = ("scripts", "transforms")
 """Packages whose modules are copied."""

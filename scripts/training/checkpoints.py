@@ -128,14 +128,14 @@ class BestModel:
                 logger.warning("%s is gone or damaged: the next validation counts as the best", self.path)
 
 
-def _checkpoints(folder: str | Path) -> list[Path]:
-    """Find the checkpoints of completed epochs, the latest last."""
+def epoch_checkpoints(folder: str | Path) -> dict[int, Path]:
+    """Find the checkpoints of completed epochs, by epoch, the latest last."""
     epochs = {
         int(match[1]): path
         for path in Path(folder).glob("checkpoint_epoch=*.pt")
         if (match := re.fullmatch(r"checkpoint_epoch=(\d+)\.pt", path.name))
     }
-    return [epochs[epoch] for epoch in sorted(epochs)]
+    return dict(sorted(epochs.items()))
 
 
 def latest_checkpoint(folder: str | Path) -> str:
@@ -144,10 +144,10 @@ def latest_checkpoint(folder: str | Path) -> str:
     Raises:
         InputError: there is none.
     """
-    found = _checkpoints(folder)
+    found = epoch_checkpoints(folder)
     if not found:
         raise InputError(f"{folder}: found no checkpoint_epoch=<n>.pt, expected the output of a training cut off.")
-    return str(found[-1])
+    return str(found[max(found)])
 
 
 def read_latest_checkpoint(folder: str | Path) -> tuple[Path, dict[str, Any]]:
@@ -157,7 +157,7 @@ def read_latest_checkpoint(folder: str | Path) -> tuple[Path, dict[str, Any]]:
         InputError: there is none that can be read.
     """
     damaged = latest_checkpoint(folder)
-    for path in reversed(_checkpoints(folder)):
+    for path in reversed(epoch_checkpoints(folder).values()):
         try:
             return path, read_checkpoint(path)
         except InputError as error:
@@ -190,12 +190,11 @@ def require_folder(folder: str | Path, resume: bool) -> None:
     """
     if (Path(folder) / LOCK).is_file():
         lock_folder(folder).release()
-    found = _checkpoints(folder)
     if resume:
         latest_checkpoint(folder)
-    elif found:
+    elif epoch_checkpoints(folder):
         raise InputError(
-            f"{found[-1]}: found the checkpoint of an earlier training, "
+            f"{latest_checkpoint(folder)}: found the checkpoint of an earlier training, "
             "expected an --output_dir without one, or resume.json to go on with it."
         )
 
@@ -275,7 +274,7 @@ class TrainingCheckpoint:
         origin = {"epoch": engine.state.epoch, **(self.origin() if self.origin else {})}
         states = {name: thing.state_dict() for name, thing in self.objects.items()}
         write_checkpoint(path, {**states, "trainer": engine.state_dict(), "origin": origin})
-        for old in _checkpoints(self.folder)[:-MAX_KEPT]:
+        for old in list(epoch_checkpoints(self.folder).values())[:-MAX_KEPT]:
             old.unlink()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.networks import copy_model_state
+from numpy.typing import ArrayLike
 from torch import nn
 
 from scripts.io.files import read_json, sha256, write_json
@@ -183,12 +184,17 @@ def _require_preparation(name: str, trained_on: Mapping[str, Any], preparation: 
                 f"{name}: found a network trained at {key} {trained_on[key]:g}, "
                 f"expected {preparation[key]:g}; {remedy}."
             )
-    found, expected = np.array(trained_on["scheme"]), np.array(preparation["scheme"])
-    if found.shape != expected.shape or not np.allclose(found, expected, atol=SCHEME_TOLERANCE):
+    if not same_scheme(trained_on["scheme"], preparation["scheme"]):
         raise InputError(
-            f"{name}: found a network trained on another scheme of {len(found)} directions, "
+            f"{name}: found a network trained on another scheme of {len(trained_on['scheme'])} directions, "
             "expected that of the scans; prepare them with --scheme scheme.bvec of its cohort."
         )
+
+
+def same_scheme(first: ArrayLike, second: ArrayLike) -> bool:
+    """Whether two schemes ``(C, 3)`` are the same unit vectors in the same order, but for the rounding of a file."""
+    one, other = np.asarray(first), np.asarray(second)
+    return one.shape == other.shape and np.allclose(one, other, atol=SCHEME_TOLERANCE)
 
 
 def initialise(
