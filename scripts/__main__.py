@@ -337,7 +337,8 @@ def _values(words: list[str]) -> dict[str, Any]:
 def _report(outcomes: list[Any], out: Path) -> None:
     """Say what was done and what was left out; exit with 1 where nothing could be done."""
     left_out = [outcome for outcome in outcomes if outcome.failure]
-    typer.echo(f"{out}: {counted(len(outcomes) - len(left_out), 'scan')} done, {len(left_out)} left out")
+    # always in these words, for programs that look for them
+    typer.echo(f"{out}: {len(outcomes) - len(left_out)} scans done, {len(left_out)} left out")
     for outcome in left_out:
         typer.echo(f"  left out {outcome.item}: {outcome.failure}")
     if len(left_out) == len(outcomes):

@@ -22,14 +22,17 @@ DEFAULT_SCHEME = Path(__file__).parents[1] / "data" / "scheme64.bvec"
 def as_scheme(vectors: np.ndarray) -> np.ndarray:
     """Take a reference scheme from vectors in world RAS, shape ``(N, 3)``.
 
-    Vectors of zero length (b0 volumes) are left out, the others get length 1.
+    Vectors of zero length or of NaN (b0 volumes) are left out, the others get length 1.
 
     Returns:
         unit vectors, shape ``(M, 3)``.
 
     Raises:
-        InputError: fewer than 6 axes; the sentence goes on after the name of the scheme.
+        InputError: fewer than 6 axes, or numbers that are not finite; the sentence goes on after the scheme's name.
     """
+    vectors = vectors[~np.isnan(vectors).all(axis=1)]
+    if not np.isfinite(vectors).all():
+        raise InputError("found NaN or infinity in a direction, expected finite numbers.")
     length = np.linalg.norm(vectors, axis=1)
     scheme = vectors[length > 0.5] / length[length > 0.5, None]
     if unique_axes(scheme, SAME_AXIS_DEGREES) < MIN_AXES:

@@ -109,5 +109,5 @@ def test_brackets_in_a_path_are_printed_as_they_are(tmp_path, heads, scheme, cap
     result = CliRunner().invoke(app, ["prepare", "--layout", "bids", *map(str, options)])
     assert result.exit_code == 0, result.output
     assert f"left out sub-01: {scans['sub-01'].bvec}: no such file" in result.stdout
-    assert f"{out}: 1 scan done, 1 left out" in result.stdout
+    assert f"{out}: 1 scans done, 1 left out" in result.stdout
     assert f"left out sub-01: {scans['sub-01'].bvec}: no such file" in result.stderr + capfd.readouterr().err

@@ -181,6 +181,18 @@ def test_a_scheme_file_is_read_without_its_b0s_and_with_unit_vectors(tmp_path, a
     np.testing.assert_allclose(read_scheme(tmp_path / "scheme.bvec"), axes, atol=1e-12)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_scheme_with_a_direction_that_is_not_finite_is_refused(tmp_path, axes_on_sphere, value):
+    """A vector of NaN alone is a b0 volume."""
+    path, axes = tmp_path / "scheme.bvec", axes_on_sphere(20)
+    np.savetxt(path, np.vstack([np.full(3, np.nan), axes]).T)
+    np.testing.assert_allclose(read_scheme(path), axes, atol=1e-12)
+    axes[3, 1] = value
+    np.savetxt(path, axes.T)
+    with pytest.raises(InputError, match=rf"^{re.escape(str(path))}: found NaN or infinity in a direction, expected"):
+        read_scheme(path)
+
+
 def test_a_scheme_of_few_axes_is_refused(tmp_path, axes_on_sphere):
     five = axes_on_sphere(5)
     path = tmp_path / "poor.bvec"
