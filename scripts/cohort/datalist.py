@@ -72,7 +72,7 @@ def assign_splits(
 
 
 def check_splits(cohort: Mapping[str, Sequence[PreparedScan]]) -> None:
-    """Refuse a cohort in which a scan or a participant stands in two splits.
+    """Refuse a cohort in which a scan or a participant stands in two splits, or two entries name one image.
 
     Raises:
         InputError: names the two.
@@ -87,6 +87,10 @@ def check_splits(cohort: Mapping[str, Sequence[PreparedScan]]) -> None:
                         f"found {what} in two splits ({other} in {other_split}, {scan} in {split}), "
                         "expected each in one."
                     )
+    listed: dict[Path, PreparedScan] = {}
+    for entry in (scan for split in SPLITS for scan in cohort.get(split, [])):
+        if (first := listed.setdefault(entry.path("image"), entry)) is not entry:
+            raise InputError(f"{entry.path('image')}: found it listed for {first} and for {entry}, expected once.")
 
 
 def write_datalist(folder: Path, scans: Sequence[PreparedScan], splits: Mapping[str, str]) -> None:

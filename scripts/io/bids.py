@@ -20,7 +20,7 @@ DESCRIPTION = "dataset_description.json"
 
 TISSUE_TABLE = "desc-tissue_dseg.tsv"
 
-HCP_VISITS = (r"([A-Za-z0-9]+)_(V\d+)(?:_[A-Za-z0-9]+)?", r"([A-Za-z0-9]+)_(\d\d)_MR", r"([A-Za-z0-9]+)_([37]T)")
+HCP_VISITS = (r"([A-Za-z0-9]+)_([VF]\d+)(?:[_-][A-Za-z0-9]+)*", r"([A-Za-z0-9]+)_(\d\d)_MR", r"([A-Za-z0-9]+)_([37]T)")
 """Folders of HCP studies, participant and visit: ``HCA6000000_V1_MR`` of Lifespan, ``1001_01_MR`` of the studies of
 diseases, ``100307_7T`` of the young adults, who were scanned at two field strengths."""
 

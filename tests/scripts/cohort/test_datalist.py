@@ -151,6 +151,19 @@ def test_the_checksum_of_an_edited_cohort_is_that_of_what_is_used(cohort, caplog
     assert cohort_checksum(str(cohort / "nowhere")) == ""
 
 
+@pytest.mark.parametrize("split", ["training", "validation"])
+def test_an_image_that_is_listed_twice_is_refused(cohort, split):
+    """An entry that was copied, whether its other fields were changed or not."""
+    datalist = json.loads((cohort / DATALIST).read_text())
+    copied = datalist["training"][0] | {"scan": "sub-09", "participant": "sub-09", "checksum": "9"}
+    datalist[split].append(copied if split == "validation" else datalist["training"][0])
+    (cohort / DATALIST).write_text(json.dumps(datalist))
+    other = "sub-09" if split == "validation" else "sub-01_ses-1"
+    image = cohort / "sub-01_ses-1.nii.gz"
+    with pytest.raises(InputError, match=rf"^{image}: found it listed for sub-01_ses-1 and for {other}, expected once"):
+        load_entries(str(cohort), "training")
+
+
 def test_a_list_that_was_edited_into_an_overlap_is_refused(cohort):
     datalist = json.loads((cohort / DATALIST).read_text())
     datalist["test"] = datalist["training"][:1]

@@ -131,6 +131,8 @@ def test_a_scan_is_named_by_its_entities_or_its_hcp_folder(path, name):
     [
         ("HCA6000000_V1_MR", "sub-HCA6000000", "sub-HCA6000000_ses-V1"),
         ("HCA6000000_V12", "sub-HCA6000000", "sub-HCA6000000_ses-V12"),
+        ("HCA6000000_V1_X_MR", "sub-HCA6000000", "sub-HCA6000000_ses-V1"),
+        ("HCA6000000_F2_MR", "sub-HCA6000000", "sub-HCA6000000_ses-F2"),
         ("1001_01_MR", "sub-1001", "sub-1001_ses-01"),
         ("100307_7T", "sub-100307", "sub-100307_ses-7T"),
         ("100307_3T", "sub-100307", "sub-100307_ses-3T"),
