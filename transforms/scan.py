@@ -257,4 +257,4 @@ class Scan:
 
 def _by(sides: np.ndarray) -> str:
     """Sides of a voxel in words, ``2.4x2.4x3``."""
-    return "x".join(f"{side:.3g}" for side in sides)
+    return "x".join(f"{side:.4g}" for side in sides)

@@ -105,7 +105,7 @@ def test_a_voxel_size_that_the_sform_contradicts_is_said(edited):
     sides, stated = (nib.affines.voxel_sizes(nib.load(path).affine), nib.load(path).header["pixdim"][1:4])
     np.testing.assert_allclose(sides, 1.5 * stated, rtol=1e-4)
     (note,) = open_scan(path).read().notes
-    first, second = ("x".join(f"{side:.3g}" for side in values) for values in (stated, sides))
+    first, second = ("x".join(f"{side:.4g}" for side in values) for values in (stated, sides))
     assert note == f"the header states voxels of {first} mm, its sform {second}: the sform is taken"
 
 
