@@ -107,7 +107,7 @@ VALUES: dict[str, Kind] = {
     **dict.fromkeys(("b0_max", "warmup_epochs", "new_epochs", "transferred_rate"), NOT_NEGATIVE),
     "clean_share": Kind("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1),
     "decay": _one_of(*DECAYS),
-    **dict.fromkeys(("resume", "log_paths", "debug", "amp"), FLAG),
+    **dict.fromkeys(("resume", "log_paths", "system_metrics", "debug", "amp"), FLAG),
     **dict.fromkeys(
         ("artifacts", "loader_artifacts"), Kind("a list of artifacts", lambda v: isinstance(v, list | tuple))
     ),

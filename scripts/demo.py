@@ -70,7 +70,7 @@ def read_scores(folder: Path) -> dict[str, float]:
     scores: dict[str, list[float]] = {}
     with open(folder / "baselines.csv", newline="") as file:
         for row in csv.DictReader(file):
-            if row["metric"] == "val_macro_f1":
+            if row["metric"] == "test_macro_f1":
                 scores.setdefault(row["method"], []).append(float(row["value"]))
     return {method: sum(values) / len(values) for method, values in scores.items()}
 
@@ -138,5 +138,8 @@ def run_demo(out: Path, jobs: int) -> None:
         ("Pictures of the fine-tuning", out / "segmentation_artifact_removal" / "pictures"),
     ):
         console.print(f"{what}: {where}", highlight=False)
-    console.print(f"All runs: mlflow ui --backend-store-uri {tracking}", highlight=False, soft_wrap=True)
+    from scripts.training.tracking_store import run_table  # noqa: PLC0415
+
+    # the fine-tunings are the first experiment of the demo's database
+    console.print(f"All runs: {run_table(tracking, '1')}", highlight=False, soft_wrap=True)
     console.print(f"Time: {(time.monotonic() - started) / 60:.1f} minutes", highlight=False)

@@ -24,15 +24,23 @@ def code_version() -> str:
         return "unknown"
 
 
+def code_commit() -> str:
+    """Commit of the code where it is a git checkout, else an empty text."""
+    return _git("rev-parse", "HEAD")
+
+
 def code_state() -> str:
     """Version of the code and, where it is a git checkout, its commit; ``+`` marks uncommitted changes."""
+    return f"{code_version()} {_git('describe', '--always', '--dirty=+')}".strip()
+
+
+def _git(*words: str) -> str:
+    """What git says of this code; nothing where it is no checkout."""
     if METADATA.is_file():
         # a checkout around an exported bundle is that of somebody else
-        return code_version()
+        return ""
     try:
-        commit = subprocess.run(
-            ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return code_version()
-    return f"{code_version()} {commit}"
+        return ""
+    return done.stdout.strip()

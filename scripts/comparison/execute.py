@@ -18,6 +18,7 @@ from scripts.comparison.store import EXPERIMENT, Store, child_of
 from scripts.io.files import read_json
 from scripts.training.checkpoints import epoch_checkpoints
 from scripts.training.epoch_metrics import RUN_FILE
+from scripts.training.tracking import EVALUATION
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def _perform(job: Job, folder: Path, store: Store) -> str:
     elif job.evaluate:
         evaluation = folder / "evaluation"
         skip = {} if run.baselines else {"evaluating::1::_disabled_": True}
-        _work("evaluating", [*run.configs, "evaluate"], job, "evaluation", skip)
+        _work("evaluating", [*run.configs, "evaluate"], job, EVALUATION, skip)
         evaluated = str(read_json(evaluation / RUN_FILE)["run_id"])
         tables = [evaluation / "scans.csv", *([evaluation / "baselines.csv"] if run.baselines else [])]
         store.mark_complete(trained, tables, evaluation_run=evaluated)
@@ -104,7 +105,10 @@ def _work(run_id: str, configs: Sequence[str], job: Job, stage: str | None, valu
     """Run an id of some configs of the bundle, as ``python -m monai.bundle run`` does."""
     tracking: dict[str, Any] = {}
     if stage is not None:
-        tags = {**job.run.tags, "stage": stage, "key": job.run.key, **child_of(job.parent)}
+        tags = {**job.run.tags, "stage": stage, "key": job.run.key}
+        if stage != EVALUATION:
+            # an evaluation is the child of its training
+            tags |= child_of(job.parent)
         uri = f"sqlite:///{job.out.absolute() / 'mlflow.db'}"
         tracking = {"tracking_uri": uri, "experiment_name": EXPERIMENT, "tracker::tags": tags}
     workflow = create_workflow(

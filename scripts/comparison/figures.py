@@ -79,7 +79,7 @@ def loss_gap(results: Results) -> Figure:
 
 def _leading_scores(results: Results) -> pd.DataFrame:
     scores = subject_scores(results.scans)
-    return scores[scores["metric"] == scores["task"].map(results.leading)]
+    return scores[scores["metric"] == scores["task"].map(results.tested)]
 
 
 def test_scores(results: Results) -> Figure:
@@ -94,7 +94,7 @@ def test_scores(results: Results) -> Figure:
                 of_subject = here[here["initialisation"] == name].groupby("subject")["value"].mean().dropna()
                 _points(axis, place, of_subject.to_numpy(), colour)
             axis.set_xticks(range(len(results.initialisations)), results.initialisations, rotation=25, ha="right")
-            axis.set(title=f"{task}, train size {size}", ylabel=results.leading[task])
+            axis.set(title=f"{task}, train size {size}", ylabel=results.tested[task])
     return figure
 
 
@@ -127,7 +127,7 @@ def score_by_subjects(results: Results) -> Figure:
         axis.set_xscale("log", base=2)
         sizes = sorted(results.settings["train_size"].unique())
         axis.set_xticks(sizes, [str(size) for size in sizes])
-        axis.set(title=task, xlabel="training subjects", ylabel=results.leading[task])
+        axis.set(title=task, xlabel="training subjects", ylabel=results.tested[task])
     _legend(figure, axes)
     return figure
 

@@ -18,6 +18,8 @@ from scripts.comparison.plan import Plan, Settings, candidates, leading_metric, 
 from scripts.comparison.runs import KEY_LENGTH, Run, Setting, checksum
 from scripts.comparison.store import Store
 from scripts.jobs import Outcome, run_jobs
+from scripts.training.tracking import name_of
+from scripts.training.tracking_store import run_table
 
 console = Console()
 
@@ -47,6 +49,7 @@ def run_comparison(settings: Settings, jobs: int = 1, scheduler: str | None = No
     work.failures |= waiting
     work.do(runs, "fine-tuning")
     work.close([*runs, *(run for run in plan.fine_tunings if run.key in waiting)])
+    console.print(f"MLflow: {run_table(work.store.uri, work.store.experiment_id)}", highlight=False, soft_wrap=True)
     return {str(run): work.failures[run.key] for run in [*plan.fine_tunings, *runs] if run.key in work.failures}
 
 
@@ -80,7 +83,7 @@ class Work:
                 **{"order": str(list(ARMS).index(setting[1])), "rate": f"{runs[0].values['learning_rate']:g}"},
                 "runs": json.dumps({run.repetition: run.key[:KEY_LENGTH] for run in runs}),
             }
-            self.parents[setting] = self.store.parent(", ".join(setting), tags)
+            self.parents[setting] = self.store.parent(name_of(tags), tags)
         self.store.set_protocol(self.plan.protocol)
 
     def do(self, runs: Sequence[Run], description: str, evaluate: bool = True) -> None:

@@ -21,9 +21,9 @@ from scripts.comparison.store import open_store
 from scripts.io.files import whole_file, write_text
 
 PAPER = {
-    "segmentation": ("val_macro_f1", "F1 1.4 % higher, p < 0.005"),
-    "crossings": ("val_accuracy", "accuracy 0.3 % higher, p < 0.05"),
-    "direction": ("val_angle_mse", "direction error 0.67 % lower, p < 0.05"),
+    "segmentation": ("test_macro_f1", "F1 1.4 % higher, p < 0.005"),
+    "crossings": ("test_accuracy", "accuracy 0.3 % higher, p < 0.05"),
+    "direction": ("test_angle_mse", "direction error 0.67 % lower, p < 0.05"),
 }
 """Metric and result of artifact removal over random weights in Weninger et al., BVM 2022."""
 
@@ -80,7 +80,7 @@ def write_report(out: Path) -> Path:
     results = read_results(open_store(out))
     scores = subject_scores(results.scans)
     lower = {str(metric): results.lower_is_better[task] for task, metric in _metrics(results)}
-    statistics = compare(scores, results.initialisations, lower, results.leading)
+    statistics = compare(scores, results.initialisations, lower, results.tested)
     tables = {
         "scans": results.scans,
         "subjects": scores,

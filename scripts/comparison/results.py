@@ -13,6 +13,7 @@ from mlflow.entities import Run as TrackedRun
 from scripts.comparison.runs import KEY_LENGTH
 from scripts.comparison.store import Store
 from scripts.config_checks import TASKS
+from scripts.training.metrics import name_on_test
 from transforms.errors import InputError
 
 PLACE = ["task", "train_size", "initialisation"]
@@ -60,8 +61,13 @@ class Results:
         return {str(task): bool(rows["lower_is_better"].iloc[0]) for task, rows in self.settings.groupby("task")}
 
     @property
+    def tested(self) -> dict[str, str]:
+        """Leading metric on the test scans by task."""
+        return {task: name_on_test(metric) for task, metric in self.leading.items()}
+
+    @property
     def leading(self) -> dict[str, str]:
-        """Leading metric by task."""
+        """Leading metric of the validation by task."""
         return {str(task): str(rows["metric"].iloc[0]) for task, rows in self.settings.groupby("task")}
 
 
@@ -139,9 +145,13 @@ class _Reader:
             table = self.store.table(run_id, f"{name}.csv")
             if table is not None:
                 table["class"] = table["class"].fillna("")
+                # a comparison made before the metrics of test scans had names of their own
+                table["metric"] = table["metric"].map(name_on_test)
                 self.tables[name].append(table.assign(**place, subject=table["scan"].map(subject_of)))
         steps = int(run.data.params.get("epoch_length", 1))
         for metric in sorted(run.data.metrics):
+            if "/" in metric or not metric.startswith(("train_", "val_")):
+                continue
             history = self.store.history(run, metric)
             rows = {"epoch": list(history), "step": [steps * epoch for epoch in history], "value": history.values()}
             self.tables["curves"].append(pd.DataFrame({**rows, "metric": metric}).assign(**place))

@@ -27,7 +27,7 @@ from torch import nn
 from scripts.cohort.datalist import describe_input
 from scripts.io.files import read_json, write_table
 from scripts.training.atlas import Atlas
-from scripts.training.tracking import ScanTable
+from scripts.training.tracking import ScanTable, Tracker, metric_name
 from transforms.diffusion.csd import Peaks, find_peaks
 from transforms.diffusion.dti import fit_tensor_lls, fit_tensor_wls, fractional_anisotropy, mean_diffusivity
 from transforms.errors import InputError
@@ -213,6 +213,7 @@ def compare(
     dataset_dir: str,
     training_data: Sequence[Mapping[str, Any]],
     folder: str,
+    tracker: Tracker | None = None,
 ) -> None:
     """Score the baselines of a task on the scans that a network was evaluated on, and write all scores side by side.
 
@@ -230,6 +231,7 @@ def compare(
         dataset_dir: folder of the prepared cohort.
         training_data: data set of the training scans, with ``image`` and ``label``.
         folder: folder of the evaluation.
+        tracker: tracker of the evaluation; its run gets the scores, as ``test_macro_f1/baseline_atlas``.
     """
     prepared = describe_input(dataset_dir)
     scheme = np.array(prepared["scheme"])
@@ -261,7 +263,16 @@ def compare(
                 continue
             means[name] = dict(other.state.metrics)
             rows += _read(name, table)
-    write_table(Path(folder) / "baselines.csv", ("method", *ScanTable.COLUMNS), rows)
+    path = Path(folder) / "baselines.csv"
+    write_table(path, ("method", *ScanTable.COLUMNS), rows)
+    if tracker:
+        scores = {
+            metric_name(metric, f"baseline {name}"): values[metric]
+            for name, values in means.items()
+            for metric in metrics
+            if name != "network"
+        }
+        tracker.log_afterwards(scores, path)
     shown = Table("method", *metrics, title=f"{task}, means over the scans")
     for name, values in means.items():
         shown.add_row(name, *(f"{values[metric]:.4f}" for metric in metrics))

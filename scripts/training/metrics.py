@@ -7,7 +7,8 @@ scan with a prediction that is not finite where a voxel counts has the value inf
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import torch
 from monai.metrics import CumulativeIterationMetric
@@ -15,7 +16,19 @@ from monai.metrics import CumulativeIterationMetric
 from transforms.errors import InputError
 from transforms.targets import decode_direction, encode_direction
 
+T = TypeVar("T")
+
 STATISTICS = ("mean", "median")
+
+
+def name_on_test(metric: str) -> str:
+    """Name of a validation's metric on test scans: ``test_macro_f1`` for ``val_macro_f1``."""
+    return f"test_{metric.removeprefix('val_')}" if metric.startswith("val_") else metric
+
+
+def for_test(by_name: Mapping[str, T]) -> dict[str, T]:
+    """Return what has the names of a validation's metrics under the names that they have on test scans."""
+    return {name_on_test(name): value for name, value in by_name.items()}
 
 
 class _ScanMetric(CumulativeIterationMetric):

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
-import secrets
-import time
+import math
+import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 from matplotlib.figure import Figure
-from mlflow.entities import LifecycleStage, Metric, Run, RunStatus
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Run, RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_DATASET_CONTEXT,
+    MLFLOW_GIT_COMMIT,
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_SOURCE_NAME,
+    MLFLOW_SOURCE_TYPE,
+)
 from monai.engines import Trainer
 from monai.handlers import MLFlowHandler
 
@@ -26,8 +35,11 @@ from scripts.training.tracking_store import (
     effective_uri,
     opening,
     restore_experiment,
+    run_table,
     without_password,
 )
+from scripts.version import code_commit
+from transforms.errors import InputError
 
 MAX_PARAMETER_LENGTH = 500
 """Largest length of a parameter's value in characters: MLflow refuses longer ones."""
@@ -35,6 +47,15 @@ MAX_PARAMETER_LENGTH = 500
 
 PATHS = ("dataset_dir", "pretrained", "checkpoint")
 """Parameters that are paths."""
+
+NAMED = ("task", "initialisation", "train_size", "seed")
+"""Parameters that are tags too, so that a person can filter runs by them; the name of a run is made of them."""
+
+EVALUATION = "evaluation"
+"""Tag ``stage`` of an evaluation."""
+
+MAX_DIGEST = 36
+"""Largest length of the digest of a data set in characters."""
 
 logger = logging.getLogger(__name__)
 
@@ -48,17 +69,19 @@ class Tracker(MLFlowHandler):
 
     Args:
         tracking_uri: address such as ``sqlite:///mlflow.db``; MLflow refuses its former file store.
-        experiment_name: name that groups runs.
+        experiment_name: name that groups runs; an evaluation goes to the experiment of its training.
         output_dir: folder that keeps the id of the run, so that a resumed training can continue the run, and the
             metrics of each epoch.
-        run_name: name of the run; by default the experiment's name with the time and four random digits, which tell
-            apart runs at the same time.
+        run_name: name of the run; by default it says task, initialisation, number of training participants and seed.
         parameters: parameters logged with the run.
         preparation: how the scans were prepared, kept with the weights; see ``scripts.cohort.datalist``.
         config: the whole config, overlays and overrides included; kept with the run as ``config.json``.
         resume: whether to continue the run whose id is in ``output_dir``.
         log_paths: whether paths and names of scans go to the server: in parameters, the config and tables.
-        tags: tags of the run, by which a comparison finds it again.
+        tags: tags of the run: ``stage``, and those by which a comparison finds it again.
+        parent: id of the run whose child this one is: the training of an evaluation.
+        classes: names of the classes of each metric; each class becomes a metric, as ``val_macro_f1/white_matter``.
+        system_metrics: whether load, memory and disk of the machine are tracked, every ten seconds.
     """
 
     def __init__(
@@ -73,16 +96,27 @@ class Tracker(MLFlowHandler):
         resume: bool = False,
         log_paths: bool = True,
         tags: Mapping[str, str] | None = None,
+        parent: str = "",
+        classes: Mapping[str, Sequence[str]] | None = None,
+        system_metrics: bool = False,
     ) -> None:
-        unique = f"{experiment_name}_{time.strftime('%Y%m%d_%H%M%S')}_{secrets.token_hex(2)}"
+        if system_metrics and find_spec("psutil") is None:
+            raise InputError("--system_metrics: found no package psutil, expected it to be installed.")
         self.uri = effective_uri(tracking_uri)
         self.parameters = {key: str(value) for key, value in (parameters or {}).items()}
         logged = {key: value for key, value in self.parameters.items() if log_paths or key not in PATHS}
+        self.parent = parent
+        self.tags = {
+            **named_tags(self.parameters),
+            **source_tags(),
+            **({MLFLOW_PARENT_RUN_ID: parent} if parent else {}),
+        }
+        self.tags |= tags or {}
         with opening(self.uri) as address:
             super().__init__(
                 tracking_uri=address,
                 experiment_name=experiment_name,
-                run_name=run_name or unique,
+                run_name=run_name or name_of(self.tags) or experiment_name,
                 experiment_param={key: value[:MAX_PARAMETER_LENGTH] for key, value in logged.items()},
                 artifact_location=artifact_location(self.uri),
                 iteration_log=False,
@@ -95,7 +129,9 @@ class Tracker(MLFlowHandler):
         self.config = config
         self.resume = resume
         self.log_paths = log_paths
-        self.tags = dict(tags or {})
+        self.classes = dict(classes or {})
+        self.system_metrics = system_metrics
+        self.monitor: Any = None
         self.trains = False
         self.at_work = False
         self.begun = False
@@ -131,6 +167,7 @@ class Tracker(MLFlowHandler):
 
     def _begin(self, engine: Engine) -> None:
         """Do what a server must know before metrics; again, where it stopped answering in the middle."""
+        self._join_parent()
         self._set_experiment()
         experiment: Any = self.experiment
         if self.cur_run is None:
@@ -144,13 +181,43 @@ class Tracker(MLFlowHandler):
             self.unsent = self.epochs.missing(self.client, run.info.run_id)
             self.cur_run = run
             write_json(self.run_file, {"run_id": self.run_id, "parameters": self.experiment_param})
+        if not self.trains:
+            # epochs of an evaluator say nothing of the training
+            self.default_tracking_params = []
         super().start(engine)
+        self._log_cohort()
         if self.config is not None and self.log_paths:
             text = json.dumps(self.config, indent=2, default=str)
             text = text.replace(json.dumps(self.uri)[1:-1], without_password(self.uri))
             self.client.log_text(self.run_id, text, "config.json")
         self.begun = True
         write_json(self.run_file, {"run_id": self.run_id})
+        self._watch_machine()
+        logger.info("MLflow: %s", run_table(self.uri, experiment.experiment_id))
+
+    def _watch_machine(self) -> None:
+        if self.system_metrics and self.monitor is None:
+            # it imports psutil, which an exported bundle may not have
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor  # noqa: PLC0415
+
+            with opening(self.uri) as address:
+                self.monitor = SystemMetricsMonitor(self.run_id, tracking_uri=address, resume_logging=self.resume)
+            self.monitor.start()
+
+    def _join_parent(self) -> None:
+        """Take the experiment of the parent, where this MLflow has it: MLflow nests runs of one experiment only."""
+        if self.parent and (parent := self._found(self.parent)):
+            self.experiment_name = self.client.get_experiment(parent.info.experiment_id).name
+
+    def _log_cohort(self) -> None:
+        """Name the cohort as the input of the run."""
+        if not {"dataset_dir", "cohort"} <= set(self.parameters):
+            return
+        folder = Path(self.parameters["dataset_dir"]).absolute()
+        name, source = ("/".join(folder.parts[-2:]), {"uri": str(folder)}) if self.log_paths else ("cohort", {})
+        cohort = Dataset(name, self.parameters["cohort"][:MAX_DIGEST], "local", json.dumps(source))
+        context = InputTag(MLFLOW_DATASET_CONTEXT, "training" if self.trains else "test")
+        self.client.log_inputs(self.run_id, datasets=[DatasetInput(cohort, [context])])
 
     def _set_experiment(self) -> None:
         """Find or make the experiment; one that was deleted comes back."""
@@ -159,22 +226,29 @@ class Tracker(MLFlowHandler):
 
     def _continued(self, run_id: str) -> Run | None:
         """Return an earlier run, at work again; None where it is gone, which the new one says."""
-        try:
-            run = self.client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
-                raise
-            run = None
-        if run is None or run.info.lifecycle_stage != LifecycleStage.ACTIVE:
+        run = self._found(run_id)
+        if run is None:
             logger.warning("run %s is gone from MLflow: a new one goes on, and names it", run_id)
             self.experiment_param = {**(self.experiment_param or {}), "resumed_from": run_id}
             return None
         self.client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
         return run
 
+    def _found(self, run_id: str) -> Run | None:
+        """Return a run of this MLflow; None where it is not there or was deleted."""
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+                raise
+            return None
+        return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
+
     def epoch_completed(self, engine: Engine) -> None:
         """Note the metrics of an epoch, and send them with what could not be sent before."""
-        self.unsent += self.epochs.add(engine.state.metrics, engine.state.epoch)
+        state: Any = engine.state
+        more = pace(engine) if isinstance(engine, Trainer) else class_means(state, self.classes)
+        self.unsent += self.epochs.add({**state.metrics, **more}, state.epoch)
         if self._attempt(self._send, engine) and self.behind:
             logger.warning("MLflow answers again: it has all metrics")
             self.behind = False
@@ -220,6 +294,19 @@ class Tracker(MLFlowHandler):
             columns = {key: list(column) for key, column in table.items()}
             self._attempt(self.client.log_table, self.run_id, columns, name)
 
+    def log_afterwards(self, metrics: Mapping[str, float], path: Path) -> None:
+        """Add metrics and a table to a run that has ended: baselines are scored after their network."""
+        self.unsent += self.epochs.add(metrics, 1)
+        self._attempt(self._send_afterwards, path)
+
+    def _send_afterwards(self, path: Path) -> None:
+        run_id = read_json(self.run_file)["run_id"]
+        send(self.client, run_id, self.unsent)
+        self.unsent = []
+        if self.log_paths:
+            self.client.log_artifact(run_id, str(path))
+        self._dispose_sqlite_store()
+
     def origin(self) -> dict[str, Any]:
         """Describe the origin of weights that are saved now."""
         return {
@@ -237,6 +324,8 @@ class Tracker(MLFlowHandler):
         # an evaluator that fails ends its trainer as well
         if not self.at_work:
             return
+        if self.monitor:
+            self._attempt(self.monitor.finish)
         name = RunStatus.to_string(status)
         if not self._attempt(self._finish, name):
             write_json(self.run_file, {**read_json(self.run_file), "status": name})
@@ -258,6 +347,54 @@ class Tracker(MLFlowHandler):
         self._end(RunStatus.KILLED if isinstance(error, KeyboardInterrupt) else RunStatus.FAILED)
         # ignite leaves it to the handlers of this event to raise the error again
         raise error
+
+
+def named_tags(parameters: Mapping[str, str]) -> dict[str, str]:
+    """Tags by which a person filters runs; that of a pretraining is the initialisation that it makes."""
+    start = {"initialisation": parameters["pretext"]} if "pretext" in parameters else {}
+    return {name: value for name, value in {**parameters, **start}.items() if name in NAMED}
+
+
+def source_tags() -> dict[str, str]:
+    """Tags that MLflow shows as the source of a run: the program, and the commit of its code."""
+    program = Path(sys.argv[0])
+    name = ".".join(program.parts[-3:-1]) if program.name == "__main__.py" else program.name
+    commit = code_commit()
+    return {MLFLOW_SOURCE_NAME: name, MLFLOW_SOURCE_TYPE: "LOCAL", **({MLFLOW_GIT_COMMIT: commit} if commit else {})}
+
+
+def name_of(tags: Mapping[str, str]) -> str:
+    """Name a run by its tags, as ``segmentation · artifact_removal · n=1 · seed 0``."""
+    forms = {"train_size": "n={}", "fold": "fold {}", "seed": "seed {}"}
+    words = [forms.get(name, "{}").format(tags[name]) for name in (*NAMED[:-1], "fold", "seed") if name in tags]
+    if tags.get("fold") == "0":
+        words.remove("fold 0")
+    return " · ".join([*words, *([EVALUATION] if tags.get("stage") == EVALUATION else [])])
+
+
+def pace(trainer: Any) -> dict[str, float]:
+    """Learning rate of the last step of an epoch, and the seconds that its steps took."""
+    found = {"epoch_seconds": float(trainer.state.times[Events.EPOCH_COMPLETED.name])}
+    for index, group in enumerate(trainer.optimizer.param_groups):
+        found["learning_rate" + (f"_{group.get('name', index)}" if index else "")] = float(group["lr"])
+    return found
+
+
+def class_means(state: Any, classes: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Mean over the scans of each class of a metric; a class that no scan has is left out."""
+    found: dict[str, float] = {}
+    for metric in state.metric_details.keys() & classes.keys():
+        names = classes[metric]
+        means = torch.as_tensor(state.metric_details[metric]).reshape(-1, len(names)).nanmean(dim=0).tolist()
+        found |= {
+            metric_name(metric, name): mean for name, mean in zip(names, means, strict=True) if math.isfinite(mean)
+        }
+    return found
+
+
+def metric_name(metric: str, part: str) -> str:
+    """Name of a part of a metric, in letters that MLflow takes; the slash makes a group of the parts in its charts."""
+    return f"{metric}/{re.sub(r'[^A-Za-z0-9]+', '_', part).strip('_')}"
 
 
 class ScanTable:

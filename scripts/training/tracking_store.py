@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -20,6 +21,12 @@ PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT
 """MLflow's own variables, with a patience of seconds; its defaults make a training wait for minutes in each epoch."""
 
 DATABASE = "sqlite:///"
+
+LOCAL_PAGE = "http://127.0.0.1:5000"
+"""Where ``mlflow ui`` answers unless it is told otherwise."""
+
+FOR_TRAININGS = "workflowType=machine_learning"
+"""Part of an address by which MLflow shows what it has for trainings, and not what it has for agents."""
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 
@@ -53,6 +60,14 @@ def artifact_location(tracking_uri: str) -> str | None:
     """Return the folder of pictures beside a local database, or None for a server, which has its own."""
     path = _database(tracking_uri)
     return (path.parent / "mlartifacts").absolute().as_uri() if path else None
+
+
+def run_table(tracking_uri: str, experiment_id: str) -> str:
+    """Say how to open the table of the runs of an experiment: the start page of MLflow does not show it."""
+    page = f"#/experiments/{experiment_id}/runs?{FOR_TRAININGS}"
+    if tracking_uri.startswith("http"):
+        return f"{without_password(tracking_uri).rstrip('/')}/{page}"
+    return f"mlflow ui --backend-store-uri {shlex.quote(store_address(tracking_uri))}, then {LOCAL_PAGE}/{page}"
 
 
 @contextmanager

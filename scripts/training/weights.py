@@ -248,6 +248,17 @@ def describe_origin(pretrained: str | None) -> dict[str, str]:
     return {"initialisation": start, "run": origin.get("mlflow_run", "")}
 
 
+def evaluation_parameters(checkpoint: str, **own: Any) -> dict[str, Any]:
+    """Parameters of an evaluation: those of the training of its checkpoint, and its own in their place.
+
+    Args:
+        checkpoint: checkpoint that is evaluated; it is one of the parameters.
+        own: what the evaluation has of its own, such as its cohort.
+    """
+    origin = read_checkpoint(checkpoint).get("origin", {})
+    return {**origin.get("parameters", {}), "checkpoint": checkpoint, **own}
+
+
 def load_network(
     network: nn.Module, checkpoint: str, preparation: Mapping[str, Any] | None = None, task: str | None = None
 ) -> nn.Module:

@@ -253,6 +253,7 @@ DIFFERENT = {
     "network",
     "optimizer::params",
     "tracker::parameters::initialisation",
+    "tracker::tags::stage",
     "best_model::metric",
     "best_model::lower_is_better",
     "train::dataset::data::keys",

@@ -24,9 +24,9 @@ def test_a_training_is_begun_gone_on_with_or_left(tmp_path, monkeypatch, saved, 
 def test_scores_are_the_means_of_each_method(tmp_path):
     (tmp_path / "baselines.csv").write_text(
         "method,scan,metric,class,value\n"
-        "network,sub-1,val_macro_f1,gray matter,0.4\n"
-        "network,sub-2,val_macro_f1,gray matter,0.6\n"
-        "network,sub-2,val_loss,,9\n"
-        "majority class,sub-1,val_macro_f1,gray matter,0.25\n"
+        "network,sub-1,test_macro_f1,gray matter,0.4\n"
+        "network,sub-2,test_macro_f1,gray matter,0.6\n"
+        "network,sub-2,test_loss,,9\n"
+        "majority class,sub-1,test_macro_f1,gray matter,0.25\n"
     )
     assert demo.read_scores(tmp_path) == {"network": pytest.approx(0.5), "majority class": 0.25}

@@ -59,7 +59,7 @@ def test_a_small_comparison_runs_from_nothing_and_is_not_repeated(straight, word
     assert (means["runs"] == 2).all()
     assert (means["subjects"] == 3).all()
     # the networks differ by where they start
-    scores = means[means["metric"].isin(["val_macro_f1", "val_angular_error"])].groupby("metric")["mean"]
+    scores = means[means["metric"].isin(["test_macro_f1", "test_angular_error"])].groupby("metric")["mean"]
     assert (scores.nunique() == 3).all()
     assert {"atlas", "tensor", "majority class"} <= set(pd.read_csv(out / "report" / "baselines.csv")["method"])
     assert "motion" in set(pd.read_csv(out / "report" / "artifacts.csv")["artifact"])

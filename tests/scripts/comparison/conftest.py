@@ -63,13 +63,18 @@ def settings(cohorts, empty_store, tmp_path, monkeypatch):
     )
 
 
-def made_up_scans(task, arm, seed, subjects, noise):
+def made_up_scans(task, arm, seed, subjects, noise, prefix):
     """Table of scores as an evaluation writes it; ``EFFECTS`` stand in it."""
     rng = np.random.default_rng([seed, list(TASK_METRICS).index(task), len(arm)])
     sign = -1 if task == "direction" else 1
     return pd.DataFrame(
         [
-            (f"sub-{index:02d}_ses-{session}", metric, label, 0.5 + index / 50 + sign * effect + rng.normal(0, noise))
+            (
+                f"sub-{index:02d}_ses-{session}",
+                prefix + metric[4:],
+                label,
+                0.5 + index / 50 + sign * effect + rng.normal(0, noise),
+            )
             for metric, labels in TASK_METRICS[task].items()
             for label in labels
             for index in range(subjects)
@@ -83,7 +88,7 @@ def made_up_scans(task, arm, seed, subjects, noise):
 @pytest.fixture
 def made_up(monkeypatch):
     """Have the runs of a comparison made up; return what was asked for, and what is to fail, by a part of its name."""
-    state = {"done": [], "failing": {}, "subjects": SUBJECTS, "noise": 0.01, "rate": {}}
+    state = {"done": [], "failing": {}, "subjects": SUBJECTS, "noise": 0.01, "rate": {}, "prefix": "test_"}
 
     def perform(job):
         run, folder, store = job.run, job.run.folder(job.out), Store(job.out)
@@ -108,9 +113,15 @@ def made_up(monkeypatch):
             for epoch in (3, 6):
                 score = 0.1 * epoch + state["rate"].get(run.values["learning_rate"], 0)
                 values = {"train_loss": 1 / epoch, "val_loss": 1 / epoch + 0.1 * epoch, leading: score}
+                values |= {"learning_rate": 0.001, f"{leading}/a": score}
                 metrics += [Metric(name, value, epoch, epoch) for name, value in values.items()]
             table = made_up_scans(
-                run.tags["task"], run.tags["initialisation"], int(run.tags["seed"]), state["subjects"], state["noise"]
+                run.tags["task"],
+                run.tags["initialisation"],
+                int(run.tags["seed"]),
+                state["subjects"],
+                state["noise"],
+                state["prefix"],
             )
             table.to_csv(folder / "scans.csv", index=False)
             files = [folder / "scans.csv"]

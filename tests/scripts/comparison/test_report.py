@@ -93,6 +93,20 @@ def test_curves_and_baselines_have_their_tables(whole):
     assert table(whole, "artifacts").initialisation.to_list() == ["artifact_removal"] * 2 + ["autoencoder"] * 2
 
 
+def test_scores_are_of_test_scans_and_curves_of_validations(whole):
+    names = {"macro_f1", "balanced_accuracy", "accuracy", "angular_error"}
+    assert set(table(whole, "scans").metric) == {f"test_{name}" for name in names}
+    assert set(table(whole, "curves").metric) == {"train_loss", "val_loss"} | {f"val_{n}" for n in names - {"accuracy"}}
+
+
+def test_a_comparison_of_before_the_names_of_test_metrics_is_the_same(settings, made_up, tmp_path, whole):
+    made_up["prefix"] = "val_"
+    run_comparison(settings(tasks=TASKS))
+    write_report(tmp_path)
+    for name in ("scans", "statistics", "means", "baselines"):
+        assert (tmp_path / "report" / f"{name}.csv").read_bytes() == (whole / "report" / f"{name}.csv").read_bytes()
+
+
 def test_what_is_missing_is_said(settings, made_up, tmp_path):
     made_up["failing"] = {
         "pretraining autoencoder": InputError("no memory."),

@@ -1,5 +1,7 @@
 """Baselines give the answers that need no training, in the form that a network gives them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -163,6 +165,8 @@ def test_a_method_that_cannot_answer_leaves_the_others(tmp_path, capsys):
     evaluator = SupervisedEvaluator(torch.device("cpu"), [], network, key_val_metric={"val_accuracy": metric})
     evaluator.state.metrics["val_accuracy"] = 0.25
     loader = DataLoader([scan], batch_size=1)
+    logged = []
+    tracker = SimpleNamespace(log_afterwards=lambda *what: logged.append(what))
     module.compare(
         evaluator,
         loader,
@@ -174,7 +178,10 @@ def test_a_method_that_cannot_answer_leaves_the_others(tmp_path, capsys):
         str(tmp_path),
         [{key: MetaTensor(scan[key]) for key in ("image", "label")}],
         str(tmp_path),
+        tracker,
     )
+    scores = {f"val_accuracy/baseline_{name}": 1.0 for name in ("majority_class", "atlas")}
+    assert logged == [(scores, tmp_path / "baselines.csv")]
     rows = [line.split(",") for line in (tmp_path / "baselines.csv").read_text().splitlines()]
     assert rows[1:] == [
         ["network", "sub-01", "val_accuracy", "", "0.25"],

@@ -92,8 +92,8 @@ def test_crossings_beat_the_majority_class(trained, cohort):
     _, metrics = trained("crossings")
     floor = np.mean([np.bincount(count.astype(int)).max() / len(count) for count, _ in labels(cohort, "test")])
     assert floor < 0.7
-    assert metrics["val_accuracy"] > floor + 0.05
-    assert metrics["val_balanced_accuracy"] > 1 / 3 + 0.1
+    assert metrics["test_accuracy"] > floor + 0.05
+    assert metrics["test_balanced_accuracy"] > 1 / 3 + 0.1
 
 
 def test_directions_beat_the_best_constant_one(trained, cohort):
@@ -102,14 +102,14 @@ def test_directions_beat_the_best_constant_one(trained, cohort):
     constant = torch.linalg.eigh(axes @ axes.T).eigenvectors[:, -1:]
     floor = angular_error(axes, constant.expand_as(axes)).mean()
     assert 35 < floor < 57
-    assert metrics["val_angular_error"] < floor - 5
-    assert 0 < metrics["val_median_angular_error"] < metrics["val_angular_error"]
-    assert 0 < metrics["val_angle_mse"] < 1
+    assert metrics["test_angular_error"] < floor - 5
+    assert 0 < metrics["test_median_angular_error"] < metrics["test_angular_error"]
+    assert 0 < metrics["test_angle_mse"] < 1
 
 
 def test_dyads_are_learnt_better_than_angles_and_those_better_than_nothing(trained):
     (_, dyad), (out, angles) = trained("direction"), trained("direction", "paper")
-    assert dyad["val_angular_error"] + 5 < angles["val_angular_error"] < 55
+    assert dyad["test_angular_error"] + 5 < angles["test_angular_error"] < 55
     assert len(read_checkpoint(out / "model.pt")["network"]["output_block.conv.conv.bias"]) == 2
 
 
@@ -136,38 +136,60 @@ def test_the_model_with_the_lowest_error_is_kept(trained, mlflow_store):
 def test_each_scan_and_class_has_its_line_in_the_table_and_in_the_run(trained, mlflow_store):
     out, metrics = trained("crossings")
     rows = table(out)
-    assert [row["scan"] for row in rows if row["metric"] == "val_accuracy"] == ["sub-07", "sub-08"]
-    per_scan = [float(row["value"]) for row in rows if row["metric"] == "val_accuracy"]
-    assert np.mean(per_scan) == pytest.approx(metrics["val_accuracy"])
+    assert [row["scan"] for row in rows if row["metric"] == "test_accuracy"] == ["sub-07", "sub-08"]
+    per_scan = [float(row["value"]) for row in rows if row["metric"] == "test_accuracy"]
+    assert np.mean(per_scan) == pytest.approx(metrics["test_accuracy"])
     per_class = {
-        (row["scan"], row["class"]): float(row["value"]) for row in rows if row["metric"] == "val_balanced_accuracy"
+        (row["scan"], row["class"]): float(row["value"]) for row in rows if row["metric"] == "test_balanced_accuracy"
     }
     assert list(per_class) == [(scan, name) for scan in ("sub-07", "sub-08") for name in "0123"]
     # no voxel of the cohort's white matter is without a fibre
     assert np.isnan(per_class["sub-07", "0"])
     lines = np.array(list(per_class.values())).reshape(2, 4)
-    assert np.nanmean(lines, axis=1).mean() == pytest.approx(metrics["val_balanced_accuracy"])
+    assert np.nanmean(lines, axis=1).mean() == pytest.approx(metrics["test_balanced_accuracy"])
 
     client = MlflowClient(mlflow_store)
     run = read_json(out / "evaluation" / "mlflow_run.json")["run_id"]
     logged = json.loads(Path(client.download_artifacts(run, "scans.json")).read_text())
     assert logged["columns"] == ["scan", "metric", "class", "value"]
     assert [line[:3] for line in logged["data"]] == [[row[key] for key in ("scan", "metric", "class")] for row in rows]
-    assert [line[3] for line in logged["data"] if line[1] == "val_accuracy"] == pytest.approx(per_scan)
+    assert [line[3] for line in logged["data"] if line[1] == "test_accuracy"] == pytest.approx(per_scan)
+
+
+def test_an_evaluation_is_told_what_its_training_was(trained, mlflow_store):
+    out, _ = trained("direction")
+    client = MlflowClient(mlflow_store)
+    training, evaluation = (
+        client.get_run(read_json(folder / "mlflow_run.json")["run_id"]) for folder in (out, out / "evaluation")
+    )
+    assert evaluation.info.experiment_id == training.info.experiment_id
+    assert evaluation.data.tags["mlflow.parentRunId"] == training.info.run_id
+    assert evaluation.info.run_name == f"{training.info.run_name} · evaluation"
+    assert (training.data.tags["stage"], evaluation.data.tags["stage"]) == ("fine-tuning", "evaluation")
+    # the steps of an epoch alone are no parameter of an evaluation
+    params = {name: value for name, value in training.data.params.items() if name != "epoch_length"}
+    assert evaluation.data.params == {**params, "checkpoint": str(out / "model.pt")}
+    scores = {name for name in evaluation.data.metrics if "/" not in name}
+    assert scores == {"test_loss", "test_angular_error", "test_median_angular_error", "test_angle_mse"}
+    assert {"val_loss", "val_angular_error", "learning_rate", "epoch_seconds"} <= training.data.metrics.keys()
+    assert {
+        "test_angular_error/baseline_atlas",
+        "test_angular_error/baseline_mean_axis",
+    } <= evaluation.data.metrics.keys()
 
 
 def test_segmentation_names_its_tissues_in_the_table(trained):
     out, metrics = trained("segmentation", max_epochs=1, val_interval=1)
-    rows = [row for row in table(out) if row["metric"] == "val_macro_f1"]
+    rows = [row for row in table(out) if row["metric"] == "test_macro_f1"]
     tissues = ["gray matter", "white matter", "cerebrospinal fluid"]
     assert [(row["scan"], row["class"]) for row in rows] == [
         (scan, name) for scan in ("sub-07", "sub-08") for name in tissues
     ]
-    with (out / "evaluation" / "val_macro_f1_raw.csv").open() as file:
+    with (out / "evaluation" / "test_macro_f1_raw.csv").open() as file:
         raw = list(csv.DictReader(file))
     values = [float(line[f"class{index}"]) for line in raw for index in range(3)]
     np.testing.assert_allclose([float(row["value"]) for row in rows], values, atol=1e-4)
-    assert np.nanmean(values) == pytest.approx(metrics["val_macro_f1"], abs=1e-3)
+    assert np.nanmean(values) == pytest.approx(metrics["test_macro_f1"], abs=1e-3)
 
 
 def test_scans_of_other_sizes_are_padded_with_what_does_not_count(cohort, mlflow_store, tmp_path):

@@ -1,6 +1,8 @@
 """Tracking: one run per training, with what is needed to understand it, and an end that is told."""
 
 import json
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import IgniteMetricHandler, ValidationHandler, from_engine
 
 from scripts.io.files import read_json
-from scripts.training.tracking import Tracker
+from scripts.training.tracking import Tracker, name_of
 from scripts.version import code_state
 
 DATA = [{"image": torch.full((1, 2), float(i)), "label": torch.zeros(1, 1)} for i in range(3)]
@@ -125,7 +127,7 @@ def test_a_training_that_does_not_end_well_says_so_and_can_go_on(track, runs, st
 
 def test_two_trainings_at_the_same_time_are_two_runs(track, runs, store):
     first, second = track("first"), track("second")
-    assert first.run_name != second.run_name
+    assert first.run_name == second.run_name == "restoration · seed 0"
     inner = engines(second, 2)
     outer = engines(first, 1, lambda engine: engine.state.iteration == 1 and inner.run())
     outer.run()
@@ -194,6 +196,128 @@ def test_an_evaluation_alone_is_a_run_as_well(track, runs, store):
     with torch.no_grad():
         expected = torch.stack([network(item["image"]).abs().mean() for item in DATA]).mean()
     assert value == pytest.approx(float(expected), rel=1e-5)
+
+
+TRAINING = {"task": "segmentation", "initialisation": "artifact_removal", "seed": 3, "train_size": 1}
+
+
+def test_a_run_is_named_and_tagged_by_what_tells_it_apart(track, runs, tmp_path):
+    places = {"dataset_dir": str(tmp_path / "clinical" / "prepared"), "cohort": "c" * 64}
+    tags = {"stage": "fine-tuning"}
+    engines(track(parameters={**TRAINING, "learning_rate": 0.003, **places}, tags=tags), 1).run()
+    (run,) = runs()
+    assert run.info.run_name == "segmentation · artifact_removal · n=1 · seed 3"
+    found = run.data.tags
+    assert {name: found[name] for name in (*TRAINING, "stage")} == {
+        **{name: str(value) for name, value in TRAINING.items()},
+        "stage": "fine-tuning",
+    }
+    assert found["mlflow.source.type"] == "LOCAL"
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    assert found.get("mlflow.source.git.commit", "") == head
+    ((cohort, context),) = [(item.dataset, item.tags[0].value) for item in run.inputs.dataset_inputs]
+    assert (cohort.name, cohort.digest, context) == ("clinical/prepared", "c" * 36, "training")
+    assert json.loads(cohort.source) == {"uri": places["dataset_dir"]}
+
+
+@pytest.mark.parametrize(
+    ("tags", "name"),
+    [
+        ({"task": "direction", "initialisation": "random", "train_size": "4"}, "direction · random · n=4"),
+        ({**TRAINING, "fold": "0"}, "segmentation · artifact_removal · n=1 · seed 3"),
+        ({**TRAINING, "fold": "2"}, "segmentation · artifact_removal · n=1 · fold 2 · seed 3"),
+        ({**TRAINING, "stage": "evaluation"}, "segmentation · artifact_removal · n=1 · seed 3 · evaluation"),
+        ({}, ""),
+    ],
+)
+def test_names_of_runs(tags, name):
+    assert name_of(tags) == name
+
+
+def test_a_pretraining_is_tagged_by_the_initialisation_that_it_makes(track):
+    parameters = {"task": "restoration", "initialisation": "random", "pretext": "autoencoder", "seed": 0}
+    assert track(parameters=parameters).run_name == "restoration · autoencoder · seed 0"
+
+
+def test_learning_rate_and_seconds_of_each_epoch_are_tracked(track, runs, store):
+    trainer = engines(track(), 2, lambda _: time.sleep(0.01))
+
+    @trainer.on(Events.ITERATION_STARTED)
+    def fall(engine):
+        engine.optimizer.param_groups[0]["lr"] = 1 / engine.state.iteration
+
+    trainer.run()
+    (run,) = runs()
+    # that of the last of three steps
+    assert metric(run, "learning_rate", store) == [(1, pytest.approx(1 / 3)), (2, pytest.approx(1 / 6))]
+    assert all(0.03 <= seconds < 60 for _, seconds in metric(run, "epoch_seconds", store))
+
+
+def test_load_and_memory_of_the_machine_are_tracked_on_request(track, runs, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    engines(track(), 1, lambda _: time.sleep(0.2)).run()
+    (without,) = runs()
+    assert not [name for name in without.data.metrics if name.startswith("system/")]
+    engines(track("second", system_metrics=True), 1, lambda _: time.sleep(0.2)).run()
+    (run,) = [found for found in runs() if found.info.run_id != without.info.run_id]
+    assert 0 < run.data.metrics["system/system_memory_usage_percentage"] <= 100
+    assert run.info.status == "FINISHED"
+
+
+def evaluator_of(tracker, names):
+    """Evaluator whose metric has two classes: distances of 1, 3 and NaN, and of 0, 0 and 0 over three scans."""
+    data = [{"image": torch.tensor([[value, 0.0]]), "label": torch.zeros(1, 2)} for value in (1.0, 3.0, torch.nan)]
+    metrics = {"test_error": IgniteMetricHandler(loss_fn=Distance(), output_transform=from_engine(["pred", "label"]))}
+    assert len(names) == 2
+    return SupervisedEvaluator(
+        torch.device("cpu"), data, torch.nn.Identity(), key_val_metric=metrics, val_handlers=[tracker]
+    )
+
+
+class Distance(torch.nn.Module):
+    reduction = "none"
+
+    def forward(self, pred, label):
+        return (pred - label).abs()
+
+
+def test_an_evaluation_is_the_child_of_its_training_with_its_classes_and_baselines(track, runs, store, tmp_path):
+    trained = track(parameters={**TRAINING, "learning_rate": 0.003}, tags={"stage": "fine-tuning"})
+    engines(trained, 2).run()
+    (training,) = runs()
+    names = ["white matter", "gray (matter)"]
+    tracker = track(
+        "evaluation",
+        parameters={**TRAINING, "learning_rate": 0.003, "max_epochs": 2},
+        tags={"stage": "evaluation"},
+        parent=training.info.run_id,
+        classes={"test_error": names},
+    )
+    # the config of an evaluation may name another experiment than that of the training
+    tracker.experiment_name = "another"
+    evaluator_of(tracker, names).run()
+    table = tmp_path / "baselines.csv"
+    table.write_text("method,scan\n")
+    tracker.log_afterwards({"test_error/baseline_atlas": 0.5}, table)
+    evaluation, former = runs()
+    assert former.info.run_id == training.info.run_id
+    assert evaluation.info.run_name == "segmentation · artifact_removal · n=1 · seed 3 · evaluation"
+    assert evaluation.info.status == "FINISHED"
+    assert evaluation.data.tags["mlflow.parentRunId"] == training.info.run_id
+    # not those of the evaluator, which has one epoch
+    assert evaluation.data.params["max_epochs"] == "2"
+    assert "epoch_length" not in evaluation.data.params
+    found = evaluation.data.metrics
+    assert found["test_error/white_matter"] == 2
+    assert found["test_error/gray_matter"] == 0
+    assert found["test_error/baseline_atlas"] == 0.5
+    assert "baselines.csv" in [item.path for item in MlflowClient(store).list_artifacts(evaluation.info.run_id)]
+
+
+def test_an_evaluation_whose_training_is_not_in_this_mlflow_goes_where_its_config_says(track, runs):
+    evaluator_of(track(parent="0" * 32), "ab").run()
+    (run,) = runs()
+    assert run.info.status == "FINISHED"
 
 
 def test_before_it_starts_there_is_no_run(track, runs):

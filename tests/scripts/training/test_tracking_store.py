@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from scripts.training.tracking_store import require_store, store_address, without_password
+from scripts.training.tracking_store import require_store, run_table, store_address, without_password
 from transforms.errors import InputError
 
 
@@ -62,3 +62,16 @@ def test_a_server_that_is_down_at_the_start_is_one_sentence_within_seconds(uri, 
     assert sentence in str(raised.value)
     assert "secret" not in str(raised.value)
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("sqlite:///mlflow.db", "mlflow ui --backend-store-uri sqlite:///mlflow.db, then http://127.0.0.1:5000/"),
+        ("sqlite:////a b/50%.db", "mlflow ui --backend-store-uri 'sqlite+pysqlite:////a b/50%25.db', then http://"),
+        ("https://me:secret@host/mlflow/", "https://host/mlflow/"),
+    ],
+)
+def test_the_table_of_runs_has_an_address_to_open(uri, said):
+    assert run_table(uri, "7").startswith(said)
+    assert run_table(uri, "7").endswith("/#/experiments/7/runs?workflowType=machine_learning")

@@ -13,6 +13,7 @@ from monai.bundle import ConfigParser
 from scripts.inference import load_networks
 from scripts.training.weights import (
     describe_origin,
+    evaluation_parameters,
     initialise,
     load_network,
     read_checkpoint,
@@ -219,6 +220,14 @@ USES = {
     "loaded": load_network,
     "taken over": lambda network, path, preparation: initialise(network, path, transferred(network, path), preparation),
 }
+
+
+def test_an_evaluation_has_the_parameters_of_its_training_and_its_own_cohort(pretrained, tmp_path):
+    path = tmp_path / "model.pt"
+    trained = {"learning_rate": "0.003", "max_epochs": "40", "seed": "2", "cohort": "a", "task": "direction"}
+    torch.save({"network": tensors(pretrained), "origin": {"parameters": trained}}, path)
+    found = evaluation_parameters(str(path), cohort="b", dataset_dir="here")
+    assert found == {**trained, "cohort": "b", "dataset_dir": "here", "checkpoint": str(path)}
 
 
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
