@@ -1,4 +1,4 @@
-"""The command line: ``python -m scripts COMMAND``."""
+"""The command line: ``python -m scripts COMMAND``, or ``dmri-pretraining COMMAND``, which a shell can complete."""
 
 from __future__ import annotations
 
@@ -36,13 +36,28 @@ app = typer.Typer(
     help="Self-supervised pretraining for diffusion MRI: cohorts, labels and the demo.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from scripts.version import code_state
+
+        typer.echo(code_state())
+        raise typer.Exit
+
+
 @app.callback()
-def options(debug: Annotated[bool, typer.Option(help="Show where an error comes from.")] = False) -> None:
+def options(
+    debug: Annotated[bool, typer.Option(help="Show where an error comes from.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no notes and warnings.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and its commit.")
+    ] = False,
+) -> None:
     """Options of all commands; they stand before the command."""
+    if quiet:
+        logging.getLogger().setLevel(logging.ERROR)
 
 
 class Layout(StrEnum):
@@ -345,6 +360,11 @@ def _report(outcomes: list[Any], out: Path) -> None:
         raise typer.Exit(1)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the command line, as ``python -m scripts`` and as ``dmri-pretraining``."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    app(prog_name="python -m scripts")
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -53,9 +53,9 @@ class Outcome(Generic[Item, Result]):
     failure: str | None = None
 
 
-def _start_worker() -> None:
+def _start_worker(level: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.basicConfig(format="%(message)s", level=level)
 
 
 def _attempt_in_worker(task: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
@@ -197,7 +197,8 @@ def _in_processes(
     Items whose process was ended from outside are missing.
     """
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(jobs, mp_context=CONTEXT, initializer=_start_worker)
+    level = logging.getLogger().level
+    pool = ProcessPoolExecutor(jobs, mp_context=CONTEXT, initializer=_start_worker, initargs=(level,))
     try:
         with _for_workers(jobs):
             futures = {pool.submit(_attempt_in_worker, task, item): index for index, item in items.items()}

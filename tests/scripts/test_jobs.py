@@ -1,6 +1,7 @@
 """Jobs: results in order, failures with their reason; and how an InputError leaves the program."""
 
 import functools
+import logging
 import os
 import signal
 import subprocess
@@ -42,6 +43,17 @@ def test_each_item_has_its_result_or_its_reason_in_order(documents, jobs, capfd)
     for index in (1, 3):
         assert f"left out {documents[index]}: {outcomes[index].failure}" in screen
     assert f"left out {documents[0]}" not in screen
+
+
+def _levels_that_are_logged(_):
+    return [level for level in (logging.WARNING, logging.ERROR) if logging.getLogger("scripts.x").isEnabledFor(level)]
+
+
+def test_processes_log_from_the_level_of_the_command(monkeypatch):
+    for level, logged in ((logging.WARNING, [logging.WARNING, logging.ERROR]), (logging.ERROR, [logging.ERROR])):
+        monkeypatch.setattr(logging.getLogger(), "level", level)
+        outcomes = run_jobs(_levels_that_are_logged, [1, 2], 2, "working")
+        assert [outcome.result for outcome in outcomes] == [logged, logged]
 
 
 def test_an_interruption_is_no_failure_of_an_item():
