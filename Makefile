@@ -6,7 +6,7 @@ READY := .venv/ready
 # threads of the two and of what they start would wait for each other
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25 --durations-min 5
 
-.PHONY: demo test test-fast lint format bench clean
+.PHONY: demo test test-fast lint format bench docs clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
@@ -35,5 +35,9 @@ format: $(READY)
 bench: $(READY)  ## Timings; on idle cores only
 	$(BIN)/python -m benchmarks
 
+docs: $(READY)  ## The pages of docs as a site, in the folder site
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv demo runs
+	rm -rf .venv demo runs site

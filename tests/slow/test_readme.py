@@ -1,9 +1,11 @@
-"""Every command of the README, in a copy of the repository, with the phantom's folders for the user's own."""
+"""Every command of the README and of the pages for users, in a copy of the repository, on the phantom's folders."""
 
+import os
 import re
 import shlex
 import signal
 import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -15,11 +17,37 @@ SHORT = " --max_epochs 1 --num_workers 0"
 """Appended to trainings; the path is what is tested."""
 
 
-def blocks():
-    return re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+PAGES = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("index", "howto-bids", "howto-hcp", "howto-apply", "howto-cluster")),
+)
+"""In the order in which their commands run: a page may use what those before it made."""
 
 
-def test_every_command_runs_in_a_fresh_copy(demo, auxiliary, clone, environment):
+def commands():
+    text = "".join((ROOT / page).read_text() for page in PAGES)
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+@pytest.fixture
+def servers():
+    """Return the function that starts a command which serves others; it ends with the test."""
+    started = []
+
+    def start(command, folder, environment):
+        words = [sys.executable, "-m", *shlex.split(command)]
+        started.append(subprocess.Popen(words, cwd=folder, env=environment, start_new_session=True))
+        time.sleep(10)
+        assert started[-1].poll() is None, command
+
+    yield start
+    for process in reversed(started):
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+def test_every_command_runs_in_a_fresh_copy(demo, auxiliary, clone, environment, servers):
     folder, _ = demo
     places = {
         "path/to/hcp": auxiliary / "raw",
@@ -27,10 +55,12 @@ def test_every_command_runs_in_a_fresh_copy(demo, auxiliary, clone, environment)
         "path/to/derivatives": folder / "clinical" / "raw" / "derivatives" / "truth",
         "path/to/sub-01_dwi.nii.gz": folder / "clinical" / "raw" / "sub-01" / "dwi" / "sub-01_dwi.nii.gz",
     }
-    commands = [line for block in blocks() for line in block.splitlines() if line.strip()]
-    assert len(commands) >= 10
-    for command in commands:
+    assert len(commands()) >= 25
+    for command in commands():
         if command.startswith("mlflow ui"):
+            continue
+        if command.startswith("dask "):
+            servers(command, clone, environment)
             continue
         for name, place in places.items():
             command = command.replace(name, shlex.quote(str(place)))  # noqa: PLW2901
@@ -51,6 +81,9 @@ def test_every_command_runs_in_a_fresh_copy(demo, auxiliary, clone, environment)
         "results/sub-01_desc-tissue_dseg.nii.gz",
         "results/sub-01_desc-peak_dwi.nii.gz",
         "results/sub-01_desc-restored_dwi.nii.gz",
+        "results/cohort/sub-02_desc-tissue_dseg.nii.gz",
+        "runs/howto/evaluation/baselines.csv",
+        "runs/howto-pretrain/checkpoint_epoch=2.pt",
         "mlflow.db",
     ):
         assert (clone / result).is_file(), result
@@ -58,7 +91,7 @@ def test_every_command_runs_in_a_fresh_copy(demo, auxiliary, clone, environment)
 
 
 def _mlflow_shows_runs(clone, environment):
-    (command,) = [line for block in blocks() for line in block.splitlines() if line.startswith("mlflow ui")]
+    (command,) = [line for line in commands() if line.startswith("mlflow ui")]
     server = subprocess.Popen(
         [*shlex.split(command), "--port", "5077", "--host", "127.0.0.1", "--workers", "1"],
         cwd=clone,
@@ -80,9 +113,3 @@ def _mlflow_shows_runs(clone, environment):
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(30)
-
-
-def test_pages_that_the_readme_points_to_exist():
-    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
-    assert links
-    assert [link for link in links if not (ROOT / link).is_file()] == []
