@@ -77,7 +77,8 @@ def zoo_configs(folder: Path, task: str, preparation: Mapping[str, Any], own_sch
         own_scheme: whether the scheme stands in ``SCHEME`` of the bundle.
 
     Returns:
-        ``train`` and ``inference``, which are self-contained, and ``evaluate``, an overlay of ``train``.
+        ``train`` and ``inference``, which are self-contained, and the overlays of ``train``: ``evaluate`` and
+        ``multi_gpu_train``.
     """
 
     training, evaluation = SOURCES[task]
@@ -93,7 +94,8 @@ def zoo_configs(folder: Path, task: str, preparation: Mapping[str, Any], own_sch
         config["network_def"]["in_channels"] = directions
         if task == "restoration":
             config["output_channels"] = directions
-    return {"train": train, "inference": inference, "evaluate": evaluate}
+    several = read_json(folder / "multi_gpu.json")
+    return {"train": train, "inference": inference, "evaluate": evaluate, "multi_gpu_train": several}
 
 
 def zoo_metadata(

@@ -17,6 +17,7 @@ from torch import nn
 
 from scripts.io.files import sweep_partials, whole_file
 from scripts.training.finite import require_finite_weights
+from scripts.training.processes import rank
 from scripts.training.weights import read_checkpoint, transfer_weights
 from transforms.errors import InputError, counted
 
@@ -42,10 +43,14 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
         path: of the file.
         content: plain values and tensors; ``network`` holds the weights by name.
 
+    Of a training in several processes, the first one writes.
+
     Raises:
         InputError: a weight is not finite; what was there stays.
     """
     require_finite_weights(str(path), content.get("network", {}))
+    if rank():
+        return
     # torch writes to a file by itself, and its error says nothing of a full disk
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
@@ -188,6 +193,9 @@ def require_folder(folder: str | Path, resume: bool) -> None:
         InputError: another training is at work there, there is no checkpoint to resume from, or there is one and
             ``resume`` is not set.
     """
+    if rank():
+        # the folder is that of the first process
+        return
     if (Path(folder) / LOCK).is_file():
         lock_folder(folder).release()
     if resume:
@@ -230,11 +238,12 @@ class TrainingCheckpoint:
         Raises:
             InputError: see :func:`require_folder`; or the checkpoint is that of another training.
         """
-        lock = lock_folder(self.folder)
-        require_folder(self.folder, self.resume)
-        sweep_partials(self.folder)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
-        engine.add_event_handler(Events.COMPLETED, lambda: lock.release(force=True))
+        if rank() == 0:
+            lock = lock_folder(self.folder)
+            require_folder(self.folder, self.resume)
+            sweep_partials(self.folder)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+            engine.add_event_handler(Events.COMPLETED, lambda: lock.release(force=True))
         if self.resume:
             path, checkpoint = read_latest_checkpoint(self.folder)
             self._require_same(path, checkpoint, engine.state.max_epochs)

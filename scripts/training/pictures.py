@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from scripts.io.files import whole_file
 from scripts.training.metrics import angular_error
+from scripts.training.processes import rank
 from scripts.training.tracking import Tracker
 from transforms.label_classes import MAX_NUFO
 
@@ -148,7 +149,8 @@ class ValidationPicture:
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED(event_filter=_first), self)
+        if rank() == 0:
+            engine.add_event_handler(Events.ITERATION_COMPLETED(event_filter=_first), self)
 
     def __call__(self, engine: Engine) -> None:
         """Draw the first scan of the batch."""

@@ -49,7 +49,8 @@ class LearningRate:
 
     The rate rises linearly from 0 during the warm-up and falls from there to 0 at the end of the last epoch. It is a
     function of the step alone, so a resumed training has the rates of one without a break, and a training resumed with
-    another number of epochs or another rate has those of its config.
+    another number of epochs or another rate has those of its config. If a trainer goes on beyond the last epoch, as in
+    the rounds of federated learning, the schedule starts again.
 
     Args:
         optimizer: optimizer; the rates that its groups have now are the highest ones.
@@ -93,7 +94,7 @@ class LearningRate:
     def __call__(self, engine: Engine) -> None:
         """Set the rates of the step that starts."""
         per_epoch = int(engine.state.epoch_length or 1)
-        done = engine.state.iteration - 1
+        done = (engine.state.iteration - 1) % (self.max_epochs * per_epoch)
         for group, highest in zip(self.optimizer.param_groups, self.highest, strict=True):
             first = 0.0 if group.get("name") == "new" else self.new_epochs
             group["lr"] = highest * self.factor(done, per_epoch, first)

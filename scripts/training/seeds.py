@@ -7,6 +7,8 @@ from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
 from torch.utils.data import Dataset
 
+from scripts.training.processes import rank
+
 
 class EpochSeed:
     """Handler of a trainer: seed the order of the data and the random transforms at the start of each epoch.
@@ -26,8 +28,8 @@ class EpochSeed:
 
     def __call__(self, engine: Engine) -> None:
         """Seed for the epoch that starts."""
-        # the large factor keeps neighbouring seeds and epochs from sharing their numbers
-        seed = (self.seed * 1_000_003 + engine.state.epoch) % 2**31
+        # the large factors keep neighbouring seeds, processes and epochs from sharing their numbers
+        seed = (self.seed * 1_000_003 + rank() * 10_007 + engine.state.epoch) % 2**31
         # the loader draws its order, and the seeds of its workers, from torch's global generator
         torch.manual_seed(seed)
         set_rnd(self.dataset, seed)

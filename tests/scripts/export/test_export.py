@@ -48,7 +48,7 @@ def test_a_bundle_has_the_files_of_the_zoo_and_no_others(exported):
     names = {str(path.relative_to(bundle)) for path in bundle.rglob("*") if path.is_file()}
     code = {name for name in names if name.startswith(("scripts/", "transforms/"))}
     assert names - code == {
-        *(f"configs/{name}.json" for name in ("train", "inference", "evaluate", "metadata")),
+        *(f"configs/{name}.json" for name in ("train", "inference", "evaluate", "multi_gpu_train", "metadata")),
         *("configs/logging.conf", "docs/README.md", "docs/data_license.txt", "LICENSE"),
         *("models/model.pt", "models/origin.json"),
     }
@@ -68,7 +68,7 @@ def test_a_training_is_that_of_the_project_in_one_file(exported):
 
 def test_all_that_configs_and_code_name_is_in_the_bundle(exported):
     _, bundle = exported
-    for names in (["train"], ["inference"], ["train", "evaluate"]):
+    for names in (["train"], ["inference"], ["train", "evaluate"], ["train", "multi_gpu_train"]):
         parser = ConfigParser(config(bundle, *names))
         parser.parse()
         text = json.dumps(parser.get())

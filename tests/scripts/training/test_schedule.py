@@ -75,3 +75,10 @@ def test_impossible_values_are_refused(options):
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
     with pytest.raises(InputError, match=r"^(decay|warmup_epochs and new_epochs): found .*, expected "):
         LearningRate(optimizer, 5, **options)
+
+
+def test_a_trainer_that_goes_on_after_its_last_epoch_starts_the_schedule_again():
+    options = {"max_epochs": 2, "warmup_epochs": 0.5}
+    once = rates(**options)
+    # rounds of federated learning: each goes on from the epoch that the one before ended with
+    assert rates(**options, epochs=4) == once + once
