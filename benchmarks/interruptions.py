@@ -17,7 +17,8 @@ import sys
 import time
 import traceback
 from collections import Counter
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -122,6 +123,20 @@ def kill_after(process: int, number: signal.Signals, seconds: float) -> None:
         time.sleep(0.005)
 
 
+@contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Keep the table alone on the standard output; MONAI's loggers hold the stream since they were imported."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def weights(out: Path) -> list[dict[str, torch.Tensor]]:
     """Return the weights of the last epoch and of the best validation."""
     if epochs_done(out) != EPOCHS:
@@ -174,7 +189,7 @@ def main() -> None:
         cohort = make_cohort(Path(folder) / "cohort")
         for kind in options.trainings:
             # what a first training imports costs most of the time of a small one
-            with redirect_stdout(sys.stderr):
+            with stdout_to_stderr():
                 train(KINDS[kind], Path(folder) / "warm" / kind, cohort)
             for name in options.signals:
                 print(interrupt(kind, signal.Signals[name], options.kills, Path(folder), cohort), flush=True)

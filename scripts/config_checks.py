@@ -5,7 +5,6 @@ Each self-contained config calls :func:`check_config` in its ``initialize``. A n
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import json
 import math
@@ -13,7 +12,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,14 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from scripts.cohort.prepared import KEYS_ON_DISK
+from scripts.component_checks import check_components, make_without_data, nearest, references, try_network
 from scripts.errors import is_true
 from scripts.parsed_config import caller
-from scripts.training.checkpoints import require_folder
+from scripts.training.checkpoints import require_folder, require_resumable, restore
 from scripts.training.schedule import DECAYS
 from scripts.training.tracking_store import require_store
-from transforms.artifacts import PRESETS
+from transforms.artifacts import PRESETS, Artifact
 from transforms.errors import InputError
 from transforms.targets import CHANNELS
 
@@ -46,11 +47,14 @@ UNREFERRED = {
 OF_PAPER = {"encoding", "direction_losses", "preset", "gain", "clean_share"}
 """Ids that ``paper.json`` sets or replaces for trainings of all kinds, and that one kind has no use for."""
 
-FIRST = "imports"
-"""Id with which each self-contained config begins."""
+FIRST, LAST = "imports", "run"
+"""Ids with which each self-contained config begins and ends."""
 
-SECTIONS = ("train", "validate")
-"""Ids that only hold other ids."""
+SECTIONS = {"train": "trainer", "validate": "evaluator"}
+"""Ids that only hold other ids, and the last of these."""
+
+HIGHEST_RATE = 1e6
+"""Largest learning rate: far above any of use, and far below what overflows in float32."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,10 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
+def _is_list(value: Any, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list | tuple) and all(map(fits, value))
+
+
 def _whole(least: int) -> Kind:
     return Kind(f"a whole number of at least {least}", lambda v: _is_number(v) and isinstance(v, int) and v >= least)
 
@@ -79,6 +87,7 @@ def _one_of(*names: str | None) -> Kind:
 
 COUNT, INDEX = _whole(1), _whole(0)
 POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and value > 0)
+RATE = Kind(f"a number above 0, up to {HIGHEST_RATE:g}", lambda value: _is_number(value) and 0 < value <= HIGHEST_RATE)
 NOT_NEGATIVE = Kind("a number of at least 0", lambda value: _is_number(value) and value >= 0)
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 TEXT = Kind("a text", _is_text)
@@ -86,16 +95,14 @@ NAME = Kind("a text", lambda value: value is None or _is_text(value))
 PATH = Kind("one path", lambda value: value is None or _is_text(value))
 PLACE = Kind("one path", _is_text)
 FOLDER = Kind("one path", lambda value: isinstance(value, str))
-PATHS = Kind(
-    "paths", lambda value: value is None or _is_text(value) or (isinstance(value, list) and all(map(_is_text, value)))
-)
+PATHS = Kind("paths", lambda value: value is None or _is_text(value) or _is_list(value, _is_text))
 
 VALUES: dict[str, Kind] = {
     "task": _one_of(*TASKS, "restoration"),
     **dict.fromkeys(("output_dir", "evaluation_dir", "checkpoint"), PLACE),
+    **dict.fromkeys(("pretrained", "dwi", "bval", "bvec", "brain_mask", "scheme"), PATH),
     # that of an inference is the folder of the scan, which may be the working directory
     "dataset_dir": FOLDER,
-    **dict.fromkeys(("pretrained", "dwi", "bval", "bvec", "brain_mask", "scheme"), PATH),
     "ensemble": PATHS,
     **dict.fromkeys(("tracking_uri", "experiment_name"), TEXT),
     "run_name": NAME,
@@ -103,14 +110,23 @@ VALUES: dict[str, Kind] = {
     **dict.fromkeys(("max_epochs", "val_interval", "batch_size", "draws", "output_channels"), COUNT),
     "train_size": Kind(f"{COUNT.expected}, or nothing", lambda value: value is None or COUNT.fits(value)),
     **dict.fromkeys(("num_workers", "loader_workers", "seed", "validation_seed"), INDEX),
-    **dict.fromkeys(("learning_rate", "bvalue", "voxel_size"), POSITIVE),
-    **dict.fromkeys(("b0_max", "warmup_epochs", "new_epochs", "transferred_rate"), NOT_NEGATIVE),
+    "learning_rate": RATE,
+    **dict.fromkeys(("bvalue", "voxel_size"), POSITIVE),
+    **dict.fromkeys(("b0_max", "warmup_epochs", "new_epochs"), NOT_NEGATIVE),
+    "transferred_rate": Kind(
+        f"a number from 0 to {HIGHEST_RATE:g}", lambda value: _is_number(value) and 0 <= value <= HIGHEST_RATE
+    ),
+    "transferred_layers": Kind(
+        "a list of layers, or nothing", lambda value: value is None or _is_list(value, _is_text)
+    ),
+    "label_keys": Kind(
+        f"a list of some of {', '.join(KEYS_ON_DISK)}", lambda value: _is_list(value, KEYS_ON_DISK.__contains__)
+    ),
     "clean_share": Kind("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1),
     "decay": _one_of(*DECAYS),
-    **dict.fromkeys(("resume", "log_paths", "system_metrics", "debug", "amp"), FLAG),
-    **dict.fromkeys(
-        ("artifacts", "loader_artifacts"), Kind("a list of artifacts", lambda v: isinstance(v, list | tuple))
-    ),
+    **dict.fromkeys(("resume", "log_paths", "system_metrics", "debug", "amp", "lower_is_better"), FLAG),
+    "artifacts": Kind("a list of artifacts", lambda value: _is_list(value, lambda one: isinstance(one, Artifact))),
+    "loader_artifacts": Kind("a list of transforms", lambda value: _is_list(value, callable)),
     "encoding": _one_of(*CHANNELS),
     "preset": _one_of(None, *PRESETS),
 }
@@ -131,6 +147,7 @@ def check_config() -> None:
     if workflow is not None:
         _check_run(run, config)
     _check_order(config)
+    check_components(parser, VALUES)
     _check_ids(config)
     _take_as_typed(parser)
     # whether mixed precision is used depends on the device
@@ -144,17 +161,21 @@ def check_config() -> None:
         require_store(values["tracking_uri"])
     if "train::trainer" in engines:
         require_folder(values["output_dir"], values["resume"])
-
-
-def _nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:
-    found = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {found[0]}?" if found else "."
+    made = make_without_data(parser, run)
+    if "train::trainer" in engines:
+        try_network(made)
+        if values["resume"]:
+            objects = {name: made.get_parsed_content(name) for name in ("network", "optimizer")}
+            parameters = made.get_parsed_content("tracker::parameters")
+            path, checkpoint = require_resumable(values["output_dir"], list(objects), parameters, values["max_epochs"])
+            for name, thing in objects.items():
+                restore(thing, checkpoint[name], name, path)
 
 
 def _check_run(run: str, config: Mapping[str, Any]) -> None:
     there = [name for name in RUNS if isinstance(config.get(name), list)]
     if run not in there:
-        raise InputError(f"run {run}: expected one of {', '.join(there)} with these configs{_nearest(run, there)}")
+        raise InputError(f"run {run}: expected one of {', '.join(there)} with these configs{nearest(run, there)}")
 
 
 def _check_order(config: Mapping[str, Any]) -> None:
@@ -168,16 +189,28 @@ def _check_order(config: Mapping[str, Any]) -> None:
 
 
 def _check_ids(config: Mapping[str, Any]) -> None:
-    """Refuse an id that nothing refers to: it would be ignored."""
+    """Refuse an id that nothing refers to: it would be ignored.
+
+    Those of the self-contained config may be out of use, where a value takes the place of what referred to them.
+    """
     used = UNREFERRED | (OF_PAPER if "paper_losses" in config else set())
-    for reference in re.findall(r"@([A-Za-z_][\w:#]*)", json.dumps(config, default=str)):
-        words = reference.replace("#", "::").split("::")
+    for reference in references(config):
+        words = reference.split("::")
         used |= {"::".join(words[:count]) for count in range(1, len(words) + 1)}
     nested = [f"{section}::{name}" for section in SECTIONS for name in config.get(section) or ()]
-    for name in [*config, *nested]:
+    added = _after(LAST, config)
+    for section, last in SECTIONS.items():
+        added += [f"{section}::{name}" for name in _after(last, config.get(section) or ())]
+    for name in added:
         if name not in used:
             known = sorted(used & {*config, *nested})
-            raise InputError(f"--{name}: found an id that nothing in these configs uses{_nearest(name, known)}")
+            raise InputError(f"--{name}: found an id that nothing in these configs uses{nearest(name, known)}")
+
+
+def _after(last: str, names: Iterable[str]) -> list[str]:
+    """Ids that overlays and the command line add, in the order of a config; all of them where there is no last one."""
+    given = [name for name in names if name != "_meta_"]
+    return given[given.index(last) + 1 :] if last in given else given
 
 
 def _take_as_typed(parser: ConfigParser) -> None:

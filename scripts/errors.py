@@ -41,6 +41,12 @@ def reason(error: BaseException) -> str:
     return sentence(error) or f"{type(cause).__name__}: {cause}".strip().splitlines()[0]
 
 
+def cause(error: BaseException) -> str:
+    """Say in one line what is behind an error, without its type."""
+    first = _first_cause(error)
+    return (str(first).strip() or type(first).__name__).splitlines()[0]
+
+
 def _first_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__

@@ -101,6 +101,9 @@ class BestModel:
         Raises:
             InputError: the metric or a weight is not finite.
         """
+        if self.metric not in engine.state.metrics:
+            known = ", ".join(engine.state.metrics)
+            raise InputError(f"best_model: found no metric {self.metric} in the validation, expected one of {known}.")
         value = float(engine.state.metrics[self.metric])
         if not math.isfinite(value):
             raise InputError(
@@ -207,6 +210,45 @@ def require_folder(folder: str | Path, resume: bool) -> None:
         )
 
 
+def require_resumable(
+    folder: str | Path,
+    objects: Sequence[str],
+    parameters: Mapping[str, Any] | None,
+    max_epochs: int | None,
+) -> tuple[Path, dict[str, Any]]:
+    """Read the checkpoint that a resumed training goes on from, and refuse that of another training.
+
+    Args:
+        folder: of the checkpoints.
+        objects: names of what the training restores.
+        parameters: those of the training, of which ``SAME`` are compared; None for a training that has none.
+        max_epochs: epochs of the training, or None.
+
+    Returns:
+        the path of the checkpoint, and what it holds.
+
+    Raises:
+        InputError: there is none that can be read, or it is that of another training.
+    """
+    path, checkpoint = read_latest_checkpoint(folder)
+    origin = checkpoint.get("origin", {})
+    if missing := [name for name in (*objects, "epoch") if name not in {**checkpoint, **origin}]:
+        raise InputError(f"{path}: found no {missing[0]}, expected the checkpoint of an epoch of this training.")
+    found = origin.get("parameters", {})
+    for name in SAME if parameters is not None else ():
+        # as tracking keeps them
+        expected = str(parameters[name]) if parameters is not None and name in parameters else None
+        if found.get(name) != expected:
+            raise InputError(
+                f"{path}: found a training with another {name} ({found.get(name)}), expected {expected}; "
+                "a training goes on with what it began with."
+            )
+    if max_epochs is not None and origin["epoch"] > max_epochs:
+        done = counted(origin["epoch"], "epoch")
+        raise InputError(f"{path}: found {done} done, expected --max_epochs of at least as many.")
+    return path, checkpoint
+
+
 class TrainingCheckpoint:
     """Handler of a trainer: save a checkpoint after each epoch, and resume from the latest one on request.
 
@@ -245,33 +287,14 @@ class TrainingCheckpoint:
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
             engine.add_event_handler(Events.COMPLETED, lambda: lock.release(force=True))
         if self.resume:
-            path, checkpoint = read_latest_checkpoint(self.folder)
-            self._require_same(path, checkpoint, engine.state.max_epochs)
-            engine.add_event_handler(Events.STARTED, self._load, path, checkpoint)
-
-    def _require_same(self, path: Path, checkpoint: Mapping[str, Any], max_epochs: int | None) -> None:
-        origin = checkpoint.get("origin", {})
-        if missing := [name for name in (*self.objects, "epoch") if name not in {**checkpoint, **origin}]:
-            raise InputError(f"{path}: found no {missing[0]}, expected the checkpoint of an epoch of this training.")
-        found = origin.get("parameters", {})
-        for name in SAME if self.origin else ():
-            expected = self.origin()["parameters"].get(name) if self.origin else None
-            if found.get(name) != expected:
-                raise InputError(
-                    f"{path}: found a training with another {name} ({found.get(name)}), expected {expected}; "
-                    "a training goes on with what it began with."
-                )
-        if max_epochs is not None and origin["epoch"] > max_epochs:
-            done = counted(origin["epoch"], "epoch")
-            raise InputError(f"{path}: found {done} done, expected --max_epochs of at least as many.")
+            parameters = self.origin()["parameters"] if self.origin else None
+            found = require_resumable(self.folder, list(self.objects), parameters, engine.state.max_epochs)
+            engine.add_event_handler(Events.STARTED, self._load, *found)
 
     def _load(self, engine: Engine, path: Path, checkpoint: Mapping[str, Any]) -> None:
         epoch, state = checkpoint["origin"]["epoch"], engine.state
         for name, thing in self.objects.items():
-            try:
-                restore(thing, checkpoint[name], str(path))
-            except (KeyError, ValueError, RuntimeError) as error:
-                raise InputError(f"{path}: found another {name} ({error}), expected that of this config.") from None
+            restore(thing, checkpoint[name], name, path)
         engine.load_state_dict({"epoch": epoch, "epoch_length": state.epoch_length, "max_epochs": state.max_epochs})
         if epoch == state.max_epochs:
             logger.warning("nothing left to do: all epochs (%d) are in %s", epoch, path)
@@ -287,20 +310,29 @@ class TrainingCheckpoint:
             old.unlink()
 
 
-def restore(thing: Any, state: Mapping[str, Any], name: str) -> None:
+def restore(thing: Any, state: Mapping[str, Any], name: str, path: Path) -> None:
     """Restore what an object has learned, and leave what its config says of it.
 
     Args:
         thing: network, optimizer, or anything with ``load_state_dict``.
         state: its ``state_dict`` in a checkpoint.
-        name: of the checkpoint, for messages.
+        name: of the object, for messages.
+        path: of the checkpoint, for messages.
+
+    Raises:
+        InputError: the state is that of another object.
     """
-    if isinstance(thing, nn.Module):
-        transfer_weights(thing, state, name)
-    elif isinstance(thing, torch.optim.Optimizer):
-        settings = [{k: v for k, v in group.items() if k != "params"} for group in thing.param_groups]
-        thing.load_state_dict(dict(state))
-        for group, own in zip(thing.param_groups, settings, strict=True):
-            group.update(own)
-    else:
-        thing.load_state_dict(state)
+    try:
+        if isinstance(thing, nn.Module):
+            transfer_weights(thing, state, str(path))
+        elif isinstance(thing, torch.optim.Optimizer):
+            settings = [{k: v for k, v in group.items() if k != "params"} for group in thing.param_groups]
+            thing.load_state_dict(dict(state))
+            for group, own in zip(thing.param_groups, settings, strict=True):
+                group.update(own)
+        else:
+            thing.load_state_dict(state)
+    except InputError:
+        raise
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path}: found another {name} ({error}), expected that of this config.") from None

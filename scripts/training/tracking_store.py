@@ -13,7 +13,8 @@ from pathlib import Path
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage
-from sqlalchemy import URL
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from transforms.errors import InputError
 
@@ -108,6 +109,11 @@ def require_store(tracking_uri: str) -> None:
             f"--tracking_uri: found {uri!r}, expected a database as sqlite:///mlflow.db, or a server; "
             "MLflow has no folders of files any more."
         )
+    if _is_in_memory(uri):
+        raise InputError(
+            f"--tracking_uri: found {without_password(uri)}, a database in memory, whose runs would be lost, "
+            "expected a file as sqlite:///mlflow.db, or a server."
+        )
     try:
         with opening(uri) as address:
             _require_database(_database(uri))
@@ -143,6 +149,16 @@ def _require_database(path: Path | None) -> None:
     if path is not None:
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("pragma schema_version")
+
+
+def _is_in_memory(tracking_uri: str) -> bool:
+    """Whether an address is that of a SQLite database without a file."""
+    try:
+        url = make_url(tracking_uri)
+    except SQLAlchemyError:
+        return False
+    name = (url.database or "").removeprefix("file:")
+    return url.get_backend_name() == "sqlite" and (name in ("", ":memory:") or url.query.get("mode") == "memory")
 
 
 def _database(tracking_uri: str) -> Path | None:

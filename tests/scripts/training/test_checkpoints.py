@@ -2,8 +2,10 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,6 +76,15 @@ def test_a_validation_that_gives_nan_is_never_the_best(tmp_path, lower):
     with pytest.raises(InputError, match="found score = nan, expected a number"):
         _validate(best, network, [0.5, float("nan")])
     assert read_checkpoint(tmp_path / "model.pt")["network"]["weight"].item() == 1
+
+
+def test_a_metric_that_no_validation_has_is_said(tmp_path):
+    best, engine = BestModel(torch.nn.Linear(1, 1), str(tmp_path / "model.pt"), "f1", False), Engine(lambda *_: None)
+    engine.state.metrics = {"val_loss": 0.5, "val_macro_f1": 0.9}
+    with pytest.raises(
+        InputError, match="found no metric f1 in the validation, expected one of val_loss, val_macro_f1"
+    ):
+        best(engine)
 
 
 def test_the_state_of_the_best_model_is_plain_enough_for_a_checkpoint(tmp_path):
@@ -219,6 +230,48 @@ time.sleep(60)
         other.kill()
     go(tmp_path, 1)
     lock_folder(tmp_path).release()
+
+
+def killed_while_it_writes(moment, monkeypatch):
+    """Kill this process while it writes the checkpoint of the third epoch."""
+    write, rename = Path.write_bytes, os.replace
+
+    def written(path, content):
+        write(path, content[: len(content) // 2] if moment == "half written" and "epoch=3" in path.name else content)
+        kill(moment == "half written" and "epoch=3" in path.name)
+
+    def renamed(old, new):
+        kill(moment == "written" and "epoch=3" in new.name)
+        rename(old, new)
+        kill(moment == "renamed" and "epoch=3" in new.name)
+
+    def kill(now):
+        if now:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", written)
+    monkeypatch.setattr("scripts.io.files.os.replace", renamed)
+
+
+@pytest.mark.parametrize(("moment", "last"), [("half written", 2), ("written", 2), ("renamed", 3)])
+def test_a_training_that_is_killed_while_it_writes_a_checkpoint_loses_nothing(tmp_path, monkeypatch, moment, last):
+    _, _, _, weights = go(tmp_path / "straight", 5)
+    folder = tmp_path / "killed"
+    if not (process := os.fork()):
+        try:
+            killed_while_it_writes(moment, monkeypatch)
+            go(folder, 5)
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+    assert len(list(folder.glob(".*.partial.*"))) == (moment != "renamed")
+    path, checkpoint = read_latest_checkpoint(folder)
+    assert path.name == f"checkpoint_epoch={last}.pt"
+    assert checkpoint["origin"]["epoch"] == last
+    _, taken, _, resumed = go(folder, 5, resume=True)
+    assert taken[0] == last + 1
+    assert all(torch.equal(weights[key], resumed[key]) for key in weights)
+    assert not list(folder.glob(".*.partial.*"))
 
 
 @pytest.mark.parametrize("left", ["gone", "damaged", "better"])

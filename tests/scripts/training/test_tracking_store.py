@@ -33,6 +33,22 @@ def test_a_file_that_is_no_database_is_refused_at_once(what, tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
+    "uri",
+    [
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite+pysqlite://",
+        "sqlite:///file::memory:?cache=shared&uri=true",
+        "sqlite:///file:name?mode=memory&uri=true",
+    ],
+)
+def test_a_database_in_memory_is_refused_because_its_runs_would_be_lost(uri):
+    with pytest.raises(InputError, match="a database in memory, whose runs would be lost, expected a file as sqlite:"):
+        require_store(uri)
+
+
+@pytest.mark.parametrize(
     ("uri", "public"),
     [
         ("https://user:secret@host:8080/path?token=secret", "https://host:8080/path"),
