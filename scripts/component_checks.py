@@ -220,9 +220,11 @@ def make_without_data(parser: ConfigParser, run: str) -> ConfigParser:
             kept = {key: trial[name][key] for key in ("data", "transform") if key in trial[name]}
             trial[name] = {"_target_": "Dataset", **kept}
     trial.parse(reset=True)
+    # an inference first says what is wrong with its scan, and then with its weights
+    left = ONCE | ({"trained"} if "raw_scan" in trial else set())
     # a cohort of phantoms may have to be made: not for values that cannot be used
     for later in ({"dataset_dir"}, set[str]()):
-        for name in _makeable(trial, run, ONCE | later):
+        for name in _makeable(trial, run, left | later):
             _refusing(trial, name, partial(trial.get_parsed_content, name))
     return trial
 

@@ -334,5 +334,5 @@ def restore(thing: Any, state: Mapping[str, Any], name: str, path: Path) -> None
             thing.load_state_dict(state)
     except InputError:
         raise
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: found another {name} ({error}), expected that of this config.") from None

@@ -50,7 +50,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         # torch does not compare the checksums that it writes
         if zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip():
             raise zipfile.BadZipFile
-    except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+    except (OSError, UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
         raise InputError(f"{path}: found no checkpoint of tensors and plain values, expected one.") from None
     if isinstance(checkpoint, Mapping) and "network" not in checkpoint:
         checkpoint = {"network": checkpoint, **_origin_beside(Path(path))}
@@ -58,7 +58,29 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(tensors, Mapping) or not tensors or not all(map(torch.is_tensor, tensors.values())):
         raise InputError(f"{path}: found no tensors of a network, expected a checkpoint made by a training.")
     require_finite_weights(str(path), tensors)
+    if not _is_origin(checkpoint.get("origin", {})):
+        raise InputError(f"{path}: found an origin that is none, expected that of a checkpoint made by a training.")
     return dict(checkpoint)
+
+
+def _is_origin(origin: Any) -> bool:
+    """Whether an origin holds values of the types with which trainings write it."""
+    if not isinstance(origin, Mapping) or not isinstance(origin.get("epoch", 1), int) or origin.get("epoch", 1) < 1:
+        return False
+    parameters, preparation = origin.get("parameters", {}), origin.get("preparation", {})
+    if not isinstance(parameters, Mapping) or not isinstance(preparation, Mapping):
+        return False
+    numbers = [preparation.get(key) for key in ("bvalue", "voxel_size", "smoothing")]
+    scheme = preparation.get("scheme", [[0.0, 0.0, 0.0]])
+    return all(number is None or isinstance(number, int | float) for number in numbers) and _is_scheme(scheme)
+
+
+def _is_scheme(scheme: Any) -> bool:
+    rows = scheme if isinstance(scheme, list | tuple) else [None]
+    return all(
+        isinstance(row, list | tuple) and len(row) == 3 and all(isinstance(one, int | float) for one in row)
+        for row in rows
+    )
 
 
 def _origin_beside(path: Path) -> dict[str, Any]:
@@ -137,6 +159,9 @@ def transfer_weights(
             raise InputError(
                 f"{name}: found {key} of shape {tuple(source[key].shape)}, expected {tuple(own[key].shape)}."
             )
+        # a cast would cut off what is behind the point, or the imaginary part
+        if source[key].is_floating_point() != own[key].is_floating_point() or source[key].is_complex():
+            raise InputError(f"{name}: found {key} of {source[key].dtype}, expected {own[key].dtype}.")
     _, copied, _ = copy_model_state(network, {key: source[key] for key in expected})
     if set(copied) != set(expected):
         raise InputError(f"{name}: {len(copied)} tensors were transferred, expected {len(expected)}.")

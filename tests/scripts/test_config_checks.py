@@ -47,9 +47,7 @@ def initialize(cohorts, mlflow_store, tmp_path):
 
     def start(names, run_id="run", **overrides):
         own: dict[str, Any] = {"output_dir": str(tmp_path / "out")}
-        if names[0] == "inference_direction":
-            own |= {"checkpoint": str(cohorts / "direction.pt")}
-        elif names[0] in ("pretrain", "finetune"):
+        if names[0] in ("pretrain", "finetune"):
             tiny = {
                 "network_def::in_channels": 6,
                 **({} if "network_def" in overrides else {"network_def::filters": FILTERS}),

@@ -205,6 +205,15 @@ def test_a_training_goes_on_with_what_it_began_with(tmp_path, change, sentence):
     assert {path: path.read_bytes() for path in tmp_path.glob("*.pt")} == before
 
 
+@pytest.mark.parametrize("state", [5, {"state": 1, "param_groups": 2}, {}])
+def test_an_optimizer_of_another_kind_is_not_restored(tmp_path, state):
+    go(tmp_path, 2)
+    path = tmp_path / "checkpoint_epoch=2.pt"
+    torch.save({**torch.load(path, weights_only=True), "optimizer": state}, path)
+    with pytest.raises(InputError, match=r"checkpoint_epoch=2\.pt: found another optimizer \("):
+        go(tmp_path, 3, resume=True)
+
+
 def test_nothing_left_to_do_is_said(tmp_path, caplog):
     go(tmp_path, 2)
     before = {path: path.read_bytes() for path in tmp_path.glob("*.pt")}

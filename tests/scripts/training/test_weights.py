@@ -38,6 +38,19 @@ def build(names: Sequence[str], seed: int) -> torch.nn.Module:
     return parser.get_parsed_content("network_def")
 
 
+ORIGINS = [
+    5,
+    {"parameters": 3},
+    {"preparation": [4]},
+    {"epoch": "two"},
+    {"epoch": -1},
+    {"preparation": {**PREPARATION, "bvalue": "high"}},
+    {"preparation": {**PREPARATION, "scheme": "scheme.bvec"}},
+    {"preparation": {**PREPARATION, "scheme": [[1.0, 0.0], [0.0, 1.0]]}},
+]
+"""None of them says where weights come from."""
+
+
 def tensors(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {key: value.clone() for key, value in network.state_dict().items()}
 
@@ -184,6 +197,7 @@ def test_nothing_is_unpickled(tmp_path):
         ({"network": {}}, "found no tensors"),
         ({"network": {"w": 1.0}}, "found no tensors"),
         ({"epoch": 3, "w": torch.zeros(1)}, "found no tensors"),
+        *(({"network": {"w": torch.zeros(1)}, "origin": origin}, "found an origin that is none") for origin in ORIGINS),
         (None, "no such file"),
     ],
 )
@@ -200,6 +214,21 @@ def test_files_that_are_no_checkpoint_are_refused_with_a_sentence(tmp_path, fine
     with pytest.raises(InputError, match=sentence):
         describe_origin(str(path))
     assert same(tensors(finetuned), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
+def test_weights_that_a_cast_would_change_are_refused(checkpoint, finetuned, dtype):
+    content, before = torch.load(checkpoint, weights_only=True), tensors(finetuned)
+    cast = {key: tensor.to(dtype) for key, tensor in content["network"].items()}
+    torch.save({**content, "network": cast}, checkpoint)
+    with pytest.raises(InputError, match=rf"found [\w.]+ of {dtype}, expected torch\.float32"):
+        initialise(finetuned, str(checkpoint), transferred(finetuned, str(checkpoint)))
+    assert same(tensors(finetuned), before)
+
+
+def test_a_file_that_cannot_be_read_is_refused():
+    with pytest.raises(InputError, match=r"/proc/self/mem: (no such file|found no checkpoint)"):
+        read_checkpoint("/proc/self/mem")
 
 
 def test_a_checkpoint_cut_off_is_refused(checkpoint):
