@@ -94,6 +94,20 @@ def _save_torchscript(bundle: Path) -> None:
     )
     if done.returncode:
         raise RuntimeError(f"model.ts: found that MONAI cannot make it: {done.stderr.strip().splitlines()[-1]}")
+    _remove_source_lines(bundle / "models" / "model.ts")
+
+
+def _remove_source_lines(path: Path) -> None:
+    """Remove from a TorchScript file where each line of its code stood: paths of the machine that exports."""
+    reader, content = torch._C.PyTorchFileReader(str(path)), io.BytesIO()
+    writer = torch._C.PyTorchFileWriter(content)
+    for name in reader.get_all_records():
+        # the writer has an identifier of its own
+        if not name.endswith((".debug_pkl", "/serialization_id")):
+            record = reader.get_record(name)
+            writer.write_record(name, record, len(record))
+    writer.write_end_of_file()
+    path.write_bytes(content.getvalue())
 
 
 def _brain(seed: int, shape: tuple[int, ...]) -> torch.Tensor:

@@ -4,15 +4,30 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
-
-from scripts.export import export_bundle
+import torch
+from monai.bundle import ConfigWorkflow
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT.parent / "shared" / "zoo" / "meta_schema_20240725.json"
 PROGRAM = Path(__file__).with_name("in_bundle.py")
+
+FOR_EACH = ("verify_metadata", "verify_net_in_out", "inference", "evaluation")
+"""Checks of a bundle of each task."""
+
+CHECKS = {
+    "restoration": (
+        *("own_code", *FOR_EACH, "ckpt_export", "onnx_export", "formats", "load_folder", "load_zip"),
+        *("training", "federated", "missing_scan", "missing_cohort", "deploy"),
+    ),
+    "segmentation": (*FOR_EACH, "formats", "federated"),
+    "crossings": FOR_EACH,
+    "direction": FOR_EACH,
+}
+"""Checks by task. Networks of the tasks differ in their output layer alone, so some checks are made once."""
 
 pytestmark = pytest.mark.slow
 
@@ -34,68 +49,105 @@ sys.meta_path.insert(0, Without())
 """Python runs it at its start: it can then import neither the project nor the packages that only cohorts need."""
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    return export_bundle("restoration", tmp_path_factory.mktemp("exported"))
-
-
-@pytest.fixture(scope="module")
-def python(exported, tmp_path_factory):
-    """Run Python in the folder of the bundle, where the project cannot be imported."""
+@pytest.fixture(scope="session")
+def python_in(tmp_path_factory):
+    """Run Python in the folder of a bundle, where the project cannot be imported."""
     start = tmp_path_factory.mktemp("start")
     (start / "sitecustomize.py").write_text(WITHOUT)
     variables = {**os.environ, "PYTHONPATH": str(start), "PYTHONDONTWRITEBYTECODE": "1"}
 
-    def run(*words, program=None):
+    def run(bundle, *words, program=None):
         command = [sys.executable, "-W", "ignore", *map(str, words)]
         return subprocess.run(
-            command, cwd=exported, env=variables, input=program, capture_output=True, text=True, check=False
+            command, cwd=bundle, env=variables, input=program, capture_output=True, text=True, check=False
         )
 
     return run
 
 
-@pytest.fixture(scope="module")
-def outcomes(python, tiny_scan, tiny_cohort, tmp_path_factory):
-    """What became of each check of ``in_bundle.py``."""
-    done = python("-", tiny_scan, tiny_cohort, SCHEMA, tmp_path_factory.mktemp("work"), program=PROGRAM.read_text())
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+@pytest.fixture(scope="session")
+def outcomes_of(python_in, exported_of, small_scan, small_cohort, tmp_path_factory):
+    """Return the function that gives what became of each check of ``in_bundle.py``, and its folder; each task once."""
+    done = {}
+
+    def check(task):
+        if task not in done:
+            bundle, work = exported_of(task, formats="formats" in CHECKS[task]), tmp_path_factory.mktemp("work")
+            words = (small_scan, small_cohort, SCHEMA, work, *CHECKS[task])
+            result = python_in(bundle, "-", *words, program=PROGRAM.read_text())
+            assert result.returncode == 0, result.stderr[-3000:]
+            done[task] = json.loads(result.stdout.splitlines()[-1]), work
+        return done[task]
+
+    return check
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        "own_code",
-        "verify_metadata",
-        "verify_net_in_out",
-        "ckpt_export",
-        "onnx_export",
-        "formats",
-        "load_folder",
-        "load_zip",
-        "inference",
-        "training",
-        "missing_scan",
-        "missing_cohort",
-        "deploy",
-    ],
-)
-def test_a_user_of_the_bundle_can(check, outcomes):
+@pytest.mark.parametrize(("task", "check"), [(task, check) for task, checks in CHECKS.items() for check in checks])
+def test_a_user_of_the_bundle_can(task, check, outcomes_of):
     if check == "verify_metadata" and not SCHEMA.is_file():
         pytest.skip(f"the zoo's schema is not at {SCHEMA}, and nothing is downloaded")
+    outcomes, _ = outcomes_of(task)
     assert outcomes[check] is None, outcomes[check]
 
 
-def test_every_check_is_reported(outcomes):
-    assert len(outcomes) == 13
+@pytest.mark.parametrize("task", CHECKS)
+def test_an_evaluation_of_the_bundle_gives_what_one_of_the_project_gives(
+    task, outcomes_of, trained, small_project, small_cohort, tmp_path
+):
+    names = ["pretrain", "evaluate_restoration"] if task == "restoration" else ["finetune", task, "evaluate"]
+    workflow = ConfigWorkflow(
+        [str(small_project / "configs" / f"{name}.json") for name in names],
+        logging_file=False,
+        workflow_type="train",
+        dataset_dir=str(small_cohort),
+        checkpoint=str(trained(task)),
+        evaluation_dir=str(tmp_path),
+        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
+        num_workers=0,
+        device="cpu",
+    )
+    workflow.initialize()
+    workflow.run()
+    _, work = outcomes_of(task)
+    for name in ["artifacts.csv"] if task == "restoration" else ["scans.csv", "baselines.csv"]:
+        assert (work / "evaluation" / name).read_text() == (tmp_path / name).read_text()
 
 
-def test_mlflow_tracking_of_monai_adds_to_the_same_run(python, exported, tiny_cohort, tmp_path):
+def test_a_second_export_has_the_same_bytes_and_none_of_the_machine(exported_of, trained, small_project, tmp_path):
+    first = exported_of("restoration")
+    program = (
+        "import sys; from pathlib import Path; from scripts.export import bundle; "
+        "bundle.PROJECT = Path(sys.argv[1]); bundle.export_bundle('restoration', *map(Path, sys.argv[2:]))"
+    )
+    # in another process and with another order of sets
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, small_project, tmp_path, trained("restoration")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": "7"},
+        check=True,
+        capture_output=True,
+    )
+    second = tmp_path / first.name
+    names = {path.relative_to(first) for path in first.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert names >= {Path("models") / f"model.{ending}" for ending in ("pt", "ts", "onnx", "pt2")}
+    for name in sorted(names):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+        contents = [(second / name).read_bytes()]
+        if zipfile.is_zipfile(second / name):
+            with zipfile.ZipFile(second / name) as archive:
+                contents += [archive.read(entry) for entry in archive.namelist()]
+        for path in (ROOT, small_project, tmp_path, sys.prefix, Path(torch.__file__).parents[1], Path.home()):
+            assert not any(f"{path}/".encode() in content for content in contents), (name, path)
+    assert first.with_name(f"{first.name}.zip").read_bytes() == second.with_name(f"{first.name}.zip").read_bytes()
+
+
+def test_mlflow_tracking_of_monai_adds_to_the_same_run(python_in, exported_of, small_cohort, tmp_path):
     store = f"sqlite:///{tmp_path}/mlflow.db"
-    done = python(
+    exported = exported_of("restoration")
+    done = python_in(
+        exported,
         *("-m", "monai.bundle", "run", "--config_file", "configs/train.json", "--tracking", "mlflow"),
-        *("--dataset_dir", tiny_cohort, "--output_dir", tmp_path / "run", "--tracking_uri", store),
+        *("--dataset_dir", small_cohort, "--output_dir", tmp_path / "run", "--tracking_uri", store),
         *("--max_epochs", "1", "--num_workers", "0", "--device", "cpu"),
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -109,7 +161,8 @@ def test_mlflow_tracking_of_monai_adds_to_the_same_run(python, exported, tiny_co
     assert json.loads((exported / "configs" / "metadata.json").read_text())["version"] in runs[0].data.params["code"]
 
 
-def test_a_missing_scan_on_the_command_line_is_one_sentence(python):
-    done = python("-m", "monai.bundle", "run", "--config_file", "configs/inference.json", "--dwi", "none.nii.gz")
+def test_a_missing_scan_on_the_command_line_is_one_sentence(python_in, exported_of):
+    command = ("-m", "monai.bundle", "run", "--config_file", "configs/inference.json", "--dwi", "none.nii.gz")
+    done = python_in(exported_of("restoration"), *command)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: none.nii.gz: no such file")

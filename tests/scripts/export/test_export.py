@@ -111,6 +111,30 @@ def test_no_file_names_a_path_of_the_machine(exported):
             assert str(ROOT).encode() not in file.read_bytes()
 
 
+SECTIONS = ("Model Overview", "Authors", "Tags", "Data", "Model", "Training", "Performance", "System Configuration")
+SECTIONS += ("Limitations", "Commands", "Citation", "License")
+
+
+def test_the_model_card_has_the_sections_of_the_zoo_and_each_says_something(exported):
+    _, bundle = exported
+    _, *parts = re.split(r"^#+ (.+)\n", (bundle / "docs" / "README.md").read_text(), flags=re.MULTILINE)
+    assert tuple(parts[::2]) == SECTIONS
+    assert all(text.strip() for text in parts[1::2])
+
+
+def test_every_figure_of_the_performance_is_that_of_the_checkpoint(exported):
+    task, bundle = exported
+    text = (bundle / "docs" / "README.md").read_text()
+    (performance,) = re.findall(r"## Performance\n(.*?)\n## ", text, re.DOTALL)
+    shipped = read_checkpoint(ROOT / "bundle" / "models" / "restoration.pt")["origin"]
+    known = shipped if task == "restoration" else {"val_something": 0.25}
+    figures = {
+        line.split(" | ")[0].lstrip("| "): line.split(" | ")[1] for line in performance.splitlines() if "val_" in line
+    }
+    assert figures == {name: f"{value:.4g}" for name, value in known.items() if name.startswith("val_")}
+    assert not re.findall(r"\d", re.sub(r"^\|.*$", "", performance, flags=re.MULTILINE))
+
+
 def test_the_model_card_states_what_was_measured_and_no_more(exported):
     task, bundle = exported
     text = (bundle / "docs" / "README.md").read_text()
