@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from enum import StrEnum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from scripts.errors import explanation
+from scripts.io.files import NOT_UTF8
 from transforms.errors import counted
 
 
@@ -58,6 +61,9 @@ def options(
     """Options of all commands; they stand before the command."""
     if quiet:
         logging.getLogger().setLevel(logging.ERROR)
+    if isinstance(sys.stdout, TextIOWrapper):
+        # names of files may be in any encoding
+        sys.stdout.reconfigure(errors=NOT_UTF8)
 
 
 class Layout(StrEnum):

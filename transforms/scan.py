@@ -20,6 +20,7 @@ from transforms.diffusion.gradients import (
     SHELL_TOLERANCE,
     b0_volumes,
     describe_shells,
+    shell_notes,
     shell_volumes,
     voxel_axes,
 )
@@ -54,7 +55,7 @@ class Signal:
         shell: volumes of the shell, ``(n, X, Y, Z)``.
         shell_volumes: their indices in the scan, shape ``(n,)``.
         gradients: gradient table of these volumes, shape ``(n, 4)``.
-        notes: which volumes were left out, and why.
+        notes: what is unusual of header and shell, and which volumes were left out, and why.
         checksum: SHA-256 of the voxels of all volumes, however they are stored; None where it was not asked for.
     """
 
@@ -204,7 +205,7 @@ class Scan:
             shell_volumes=self.shell[use_shell],
             shell=self._on_grid(shell if use_shell.all() else shell[use_shell]),
             gradients=gradients,
-            notes=[*self._orientation_notes(), *notes],
+            notes=[*self._orientation_notes(), *self._shell_notes(), *notes],
             checksum=checksum,
         )
 
@@ -229,6 +230,9 @@ class Scan:
         if not np.allclose(sides, stated, rtol=SAME_SIDES):
             notes.append(f"the header states voxels of {_by(stated)} mm, its sform {_by(sides)}: the sform is taken")
         return notes
+
+    def _shell_notes(self) -> list[str]:
+        return shell_notes(self.gradients, self.bvalue, self.tolerance, self.b0_max)
 
     def _volume(self, index: int) -> np.ndarray:
         try:

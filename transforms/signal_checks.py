@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from dipy.segment.threshold import otsu
 
+from transforms.diffusion.gradients import volumes_in_words
 from transforms.errors import SignalError
 
 MAX_SHELL_BRIGHTNESS = 0.95
@@ -50,11 +51,11 @@ def usable_volumes(
     notes = []
     blank = [*np.asarray(b0_indices)[~use_b0], *np.asarray(shell_indices)[~use_shell]]
     if not use_b0.any():
-        raise SignalError(f"found no signal in {_list(blank)}, expected a b0 with one.")
+        raise SignalError(f"found no signal in {volumes_in_words(blank)}, expected a b0 with one.")
     if not use_shell.any():
-        raise SignalError(f"found no signal in {_list(blank)}, expected a shell with one.")
+        raise SignalError(f"found no signal in {volumes_in_words(blank)}, expected a shell with one.")
     if blank:
-        notes.append(f"{_list(blank)} left out: no signal")
+        notes.append(f"{volumes_in_words(blank)} left out: no signal")
 
     reference = np.nan_to_num(b0[use_b0].mean(axis=0), posinf=0.0, neginf=0.0)
     head = reference > otsu(reference)
@@ -82,13 +83,13 @@ def usable_volumes(
     if not use_b0.any():
         raise SignalError("found no b0 volume without empty slices, expected one.")
     if faint := [*np.asarray(b0_indices)[faint_b0], *np.asarray(shell_indices)[faint_shell]]:
-        notes.append(f"{_list(faint)} left out: hardly a signal, or empty slices")
+        notes.append(f"{volumes_in_words(faint)} left out: hardly a signal, or empty slices")
     halfway = (bright + dark) / 2
     swapped_b0, swapped_shell = use_b0 & (of_b0 < halfway), use_shell & (of_shell > halfway)
     use_b0, use_shell = use_b0 & ~swapped_b0, use_shell & ~swapped_shell
     for part, indices, like in ((swapped_b0, b0_indices, "a direction"), (swapped_shell, shell_indices, "a b0")):
         if part.any():
-            notes.append(f"{_list(np.asarray(indices)[part])} left out: as bright as {like}")
+            notes.append(f"{volumes_in_words(np.asarray(indices)[part])} left out: as bright as {like}")
     return use_b0, use_shell, notes
 
 
@@ -113,16 +114,3 @@ def _mean(volume: np.ndarray, where: np.ndarray) -> float:
     values = volume[where]
     values = values[np.isfinite(values)]
     return float(values.mean(dtype=np.float64)) if len(values) else 0.0
-
-
-def _list(indices: Sequence[int] | np.ndarray) -> str:
-    """Numbers of volumes in words, counted from 0, runs shortened: ``volumes 3, 60 to 65``."""
-    numbers = sorted(int(index) for index in indices)
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    words = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
-    return f"volume{'s' * (len(numbers) > 1)} {', '.join(words)}"

@@ -99,6 +99,38 @@ def _(root: Path) -> None:
         Path(f"{stem}.{end}").rename(str(stem).replace("preproc", "eddy") + f".{end}")
 
 
+@case("its `.bvec` a link to nothing, and one in the root of the dataset")
+def _(root: Path) -> None:
+    own = Path(f"{scan(root)}.bvec")
+    own.rename(root / "dwi.bvec")
+    own.symlink_to("absent")
+
+
+@case("in the folder of another participant")
+def _(root: Path) -> None:
+    scan(root)
+    (root / "sub-01").rename(root / "sub-02")
+
+
+@case("two shells that both fit, b = 900 and 1100")
+def _(root: Path) -> None:
+    scan(root, gradients=np.vstack([table(b=900.0), table(b=1100.0)[2:]]))
+
+
+@case("a shell at the edge, b = 890 to 910")
+def _(root: Path) -> None:
+    gradients = table()
+    gradients[2:, 3] = np.random.default_rng(0).permutation(np.linspace(890, 910, 64))
+    scan(root, gradients=gradients)
+
+
+@case("16 of the directions without a b-vector")
+def _(root: Path) -> None:
+    gradients = table()
+    gradients[50:, :3] = 0
+    scan(root, gradients=gradients)
+
+
 @case("b-values coded in the lengths of the b-vectors")
 def _(root: Path) -> None:
     low = table(b=500.0)

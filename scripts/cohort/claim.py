@@ -96,7 +96,7 @@ def refuse_another_cohort(folder: Path, root: Path, scans: Sequence[RawScan]) ->
     places, checksums = set(), set()
     for prepared in (scan for listed in read_cohort(folder).values() for scan in listed):
         # a scan whose sidecar is gone or damaged is prepared again
-        with suppress(InputError, KeyError):
+        with suppress(InputError, KeyError, TypeError, AttributeError):
             known = read_json(prepared.sidecar)
             places.add((folder / known["RawFiles"]["dwi"]).resolve())
             checksums.update(known["SourceChecksums"].values())

@@ -191,7 +191,10 @@ def cohort_checksum(dataset_dir: str) -> str:
 def read_preparation(folder: Path) -> dict[str, Any]:
     """How the scans of a cohort were prepared, as its ``dataset_description.json`` says; empty where it does not."""
     path = folder / DESCRIPTION
-    return dict(read_json(path).get("Preparation", {})) if path.is_file() else {}
+    preparation = read_json(path).get("Preparation", {}) if path.is_file() else {}
+    if not isinstance(preparation, dict):
+        raise InputError(f"{path}: found Preparation = {preparation!r}, expected an object.")
+    return preparation
 
 
 def describe_input(folder: str) -> dict[str, Any]:
@@ -208,14 +211,18 @@ def describe_input(folder: str) -> dict[str, Any]:
         InputError: the folder does not say how its scans were prepared.
     """
     preparation = read_preparation(Path(folder))
-    if not preparation:
-        raise InputError(f"{folder}/{DESCRIPTION}: found no Preparation, expected a prepared cohort.")
-    made_by = read_json(Path(folder) / DESCRIPTION).get("GeneratedBy", [{}])
+    for key in ("bvalue", "voxel_size"):
+        if not isinstance(found := preparation.get(key), (int, float)):
+            raise InputError(
+                f"{folder}/{DESCRIPTION}: found no Preparation of a prepared cohort ({key} = {found!r}), expected one."
+            )
+    made_by = read_json(Path(folder) / DESCRIPTION).get("GeneratedBy")
+    first = made_by[0] if isinstance(made_by, list) and made_by else None
     return {
         "bvalue": preparation["bvalue"],
         "voxel_size": preparation["voxel_size"],
         "smoothing": preparation.get("smoothing"),
-        "version": made_by[0].get("Version", "unknown"),
+        "version": first.get("Version", "unknown") if isinstance(first, dict) else "unknown",
         "scheme": read_scheme(Path(folder) / "scheme.bvec").tolist(),
     }
 

@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from scripts.io.bids import DESCRIPTION, entities_of, hcp_name, inherited, scan_name
+from scripts.io.bids import DESCRIPTION, entities_of, hcp_name, inherited, is_label, scan_name
 from scripts.io.files import read_json
 from scripts.io.nifti import strip_nifti
 from scripts.io.raw_scan import open_scan
@@ -87,7 +87,7 @@ def find_bids(root: Path, derivatives: Path | None = None) -> list[RawScan]:
     images = [path for path in _images(root, "sub-*", "dwi", "dwi") if entities_of(path).get("part", "mag") == "mag"]
     if not images:
         raise InputError(f"{root}: found no file sub-*_dwi.nii.gz, expected a BIDS dataset with diffusion scans.")
-    return _one_of_each_name([_bids_scan(scan_name(path), path, root, derivatives) for path in images])
+    return [_bids_scan(scan_name(path), path, root, derivatives) for path in images]
 
 
 def _one_of_each_name(scans: list[RawScan]) -> list[RawScan]:
@@ -118,16 +118,24 @@ def _bids_scan(name: str, dwi: Path, root: Path, derivatives: Path | None) -> Ra
         except InputError as error:
             files[ending], problem = [], str(error)
     beside = {ending: Path(strip_nifti(dwi) + ending) for ending in files}
-    # where there is none, its place beside the scan is named as missing
-    bval, bvec = (next(iter(files[ending]), beside[ending]) for ending in (".bval", ".bvec"))
+    for ending in (".bval", ".bvec"):
+        # where there is none, or no file in its place, this is named as missing
+        if not files[ending] or _is_no_file(beside[ending]):
+            files[ending] = [beside[ending]]
+    bval, bvec = files[".bval"][0], files[".bvec"][0]
     notes = [
         f"{path.relative_to(root)} is inherited: there is no {own.name} beside the scan"
         for path, own in ((bval, beside[".bval"]), (bvec, beside[".bvec"]))
         if path != own
     ]
     sidecar = beside[".json"]
-    if not sidecar.is_file() and (sidecar.is_symlink() or sidecar.exists()):
+    if _is_no_file(sidecar):
         notes.append(f"{sidecar.name} beside the scan is not a file that can be read: it does not count")
+    own = [f"{key}-{entities[key]}" for key in ("sub", "ses") if key in entities]
+    if (folders := list(dwi.relative_to(root).parts[:-2])) != own:
+        problem = (
+            f"{dwi}: found a scan of {'/'.join(own)} in the folder of {'/'.join(folders)}, expected one of the two."
+        )
     masks = _find_masks(derivatives, dwi) if derivatives else []
     if len(masks) > 1:
         problem = f"{' and '.join(map(str, masks))}: found {len(masks)} brain masks of one scan, expected one."
@@ -148,6 +156,11 @@ def _bids_scan(name: str, dwi: Path, root: Path, derivatives: Path | None) -> Ra
         notes=tuple(notes),
         problem=problem,
     )
+
+
+def _is_no_file(path: Path) -> bool:
+    """Whether something else than a file stands in the place of one: a link to nothing, a pipe, a folder."""
+    return not path.is_file() and (path.is_symlink() or path.exists())
 
 
 def _find_masks(derivatives: Path, dwi: Path) -> list[Path]:
@@ -185,9 +198,10 @@ def find_hcp(root: Path, derivatives: Path | None = None) -> list[RawScan]:
     if derivatives:
         raise InputError(f"{derivatives}: found derivatives, expected none: HCP scans come with a brain mask.")
     scans = []
-    for folder in sorted(root.glob("*/T1w/Diffusion")):
+    for folder in sorted(root.glob("[!.]*/T1w/Diffusion")):
         participant, name = hcp_name(folder.parent.parent.name)
         mask = folder / "nodif_brain_mask.nii.gz"
+        has_mask = mask.is_file() or _is_no_file(mask)
         scans.append(
             RawScan(
                 participant=participant,
@@ -195,13 +209,14 @@ def find_hcp(root: Path, derivatives: Path | None = None) -> list[RawScan]:
                 dwi=folder / "data.nii.gz",
                 bval=folder / "bvals",
                 bvec=folder / "bvecs",
-                brain_mask=mask if mask.is_file() else None,
+                brain_mask=mask if has_mask else None,
                 t1w=next((path for name in HCP_T1W if (path := folder.parent / name).is_file()), None),
+                notes=() if has_mask else (f"there is no {mask.name} beside the scan: a mask was found on the b0",),
             )
         )
     if not scans:
         raise InputError(f"{root}: found no folder <ID>/T1w/Diffusion, expected HCP's preprocessed diffusion data.")
-    return _one_of_each_name(scans)
+    return scans
 
 
 LAYOUTS: dict[str, Callable[[Path, Path | None], list[RawScan]]] = {"bids": find_bids, "hcp": find_hcp}
@@ -223,4 +238,9 @@ def find_scans(layout: str, root: Path, derivatives: Path | None = None) -> list
     for folder in (root, derivatives):
         if folder is not None and not folder.is_dir():
             raise InputError(f"{folder}: no such folder, expected a cohort.")
-    return LAYOUTS[layout](root, derivatives)
+    scans = _one_of_each_name(LAYOUTS[layout](root, derivatives))
+    return [scan if is_label(scan.name) else replace(scan, problem=_no_label(scan)) for scan in scans]
+
+
+def _no_label(scan: RawScan) -> str:
+    return f"{scan.dwi}: found the name {scan.name!r}, expected letters, digits and the signs _+.- alone."

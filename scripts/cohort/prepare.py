@@ -7,6 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from scripts.cohort.gradient_check import doubt_about_gradients
 from scripts.cohort.layouts import RawScan, find_scans
 from scripts.cohort.phase_encoding import phase_encoding
 from scripts.cohort.prepared import IMAGE_SUFFIXES, NDIM, PreparedScan
-from scripts.io.files import read_json, sha256, sweep_partials, whole_file, write_json, write_table
+from scripts.io.files import checksums_of, read_json, sweep_partials, whole_file, write_json, write_table
 from scripts.io.gradients import read_scheme, write_gradients
 from scripts.io.nifti import open_nifti, write_nifti, write_unit_range
 from scripts.jobs import Outcome, run_jobs
@@ -51,6 +52,9 @@ COLUMNS = (
 DEFAULT_SPLITS = {"bids": (15.0, 5.0, 8.0), "hcp": (45.0, 5.0, 0.0)}
 """Participants for training, validation and test in Weninger et al., BVM 2022: clinical and auxiliary cohort."""
 
+SIZES_MM = (0.5, 10.0)
+"""Voxel sizes in mm of a prepared scan: a head in finer ones does not fit a memory, and coarser ones show no brain."""
+
 RAW_FILES = ("dwi", "bval", "bvec", "brain_mask", "t1w")
 """Files of a raw scan whose places a prepared scan keeps, for what is made of them later: attributes of RawScan."""
 
@@ -71,12 +75,10 @@ def prepare_scan(raw: RawScan, folder: Path, preparation: Preparation, check_gra
     scan = raw.open(preparation.bvalue, preparation.b0_max)
     encoding, unknown = phase_encoding(raw.acquisition(), scan.affine)
     files = {**scan.files, **{f"sidecar{index}": path for index, path in enumerate(raw.sidecars)}}
-    # by name: a cohort that was moved is the same cohort
-    checksums = {path.name: sha256(path) for path in files.values()}
     # relative to the cohort's folder, so that the two may be moved together
     places = {name: os.path.relpath(path, folder) for name in RAW_FILES if (path := getattr(raw, name))}
     made_from = {
-        "SourceChecksums": checksums,
+        "SourceChecksums": checksums_of(files.values()),
         "Preparation": asdict(preparation),
         "Version": code_version(),
     }
@@ -129,13 +131,33 @@ def _prepared_already(
         known = read_json(prepared.sidecar)
     except InputError:
         return None
-    if any(known.get(key) != value for key, value in made_from.items()):
+    if any(known.get(key) != value for key, value in made_from.items()) or not _is_whole(known):
         return None
     if check_gradients and not known.get("GradientsChecked"):
         return None
     if known.get("RawFiles") != places:
         write_json(prepared.sidecar, known | {"RawFiles": places})
     return PreparedScan.planned(folder, raw.participant, raw.name, known["VoxelChecksum"])
+
+
+def _is_whole(known: Mapping[str, Any]) -> bool:
+    """Whether a sidecar has what later steps read of it; people may have edited it."""
+    with suppress(KeyError, TypeError):
+        # what has no table line raises
+        return isinstance(known["VoxelChecksum"], str) and isinstance(known["Notes"], list) and bool(_measures(known))
+    return False
+
+
+def _measures(known: Mapping[str, Any]) -> list[Any]:
+    """Take from a scan's sidecar what stands in the table."""
+    return [
+        *(known["Volumes"][kind] for kind in ("b0", "shell")),
+        known["DistinctAxes"],
+        known["HighestSphericalHarmonicOrder"],
+        known["BrainMask"],
+        known["BrainMilliliters"],
+        "; ".join(known["Notes"]),
+    ]
 
 
 def _write_images(prepared: PreparedScan, data: Any) -> None:
@@ -183,11 +205,10 @@ def _made_of_the_same(record: Path, sidecar: Path) -> bool:
     """Whether the sources that labels and a prepared scan have in common are the same files; True without a record."""
     if not record.is_file():
         return True
-    try:
+    with suppress(InputError, AttributeError):
         first, second = (read_json(path).get("SourceChecksums", {}) for path in (record, sidecar))
-    except InputError:
-        return False
-    return all(first[name] == second[name] for name in first.keys() & second.keys())
+        return all(first[name] == second[name] for name in first.keys() & second.keys())
+    return False
 
 
 def prepare_cohort(
@@ -230,8 +251,10 @@ def prepare_cohort(
     scans = find_scans(layout, root, derivatives)
     if len(weights) != 3 or not all(map(math.isfinite, weights)) or min(weights) < 0 or weights[0] <= 0:
         raise InputError(f"split: found {weights}, expected three shares of which the first is above 0, as 15,5,8.")
-    if not (0 < voxel_size < math.inf and 0 < bvalue < math.inf):
-        raise InputError(f"found voxel size {voxel_size:g} mm and b = {bvalue:g} s/mm2, expected both above 0.")
+    if not SIZES_MM[0] <= voxel_size <= SIZES_MM[1]:
+        raise InputError(f"voxel-size: found {voxel_size:g} mm, expected {SIZES_MM[0]:g} to {SIZES_MM[1]:g}.")
+    if not 0 < bvalue < math.inf:
+        raise InputError(f"bvalue: found {bvalue:g} s/mm2, expected a number above 0.")
     if not 0 <= b0_max < bvalue:
         raise InputError(f"b0-max: found {b0_max:g} s/mm2, expected 0 to less than the shell's {bvalue:g}.")
     refuse_another_cohort(out, root, scans)
@@ -242,6 +265,7 @@ def prepare_cohort(
     task = functools.partial(prepare_scan, folder=out, preparation=preparation, check_gradients=check_gradients)
     outcomes = run_jobs(task, scans, jobs, "preparing")
     prepared = {outcome.result.name: outcome.result for outcome in outcomes if outcome.result}
+    _warn_of_copies(list(prepared.values()))
     known = read_assigned(out)
     if known:
         for earlier in (scan for listed in read_cohort(out).values() for scan in listed):
@@ -258,23 +282,18 @@ def prepare_cohort(
     return outcomes
 
 
+def _warn_of_copies(scans: Sequence[PreparedScan]) -> None:
+    """Say which scans have the voxels of another; in two splits they are refused."""
+    first: dict[str, PreparedScan] = {}
+    for scan in scans:
+        if (other := first.setdefault(scan.checksum, scan)) is not scan:
+            logger.warning("%s: the same voxels as those of %s: one scan counts twice", scan, other)
+
+
 def _write_scan_table(path: Path, scans: Sequence[PreparedScan], splits: Mapping[str, str]) -> None:
     """Write a line for each prepared scan: what it has, and what a reader should know of it."""
-    rows = []
-    for scan in sorted(scans, key=lambda scan: scan.name):
-        known = read_json(scan.sidecar)
-        rows.append(
-            [
-                scan.name,
-                scan.participant,
-                splits[scan.participant],
-                known["Volumes"]["b0"],
-                known["Volumes"]["shell"],
-                known["DistinctAxes"],
-                known["HighestSphericalHarmonicOrder"],
-                known["BrainMask"],
-                known["BrainMilliliters"],
-                "; ".join(known["Notes"]),
-            ]
-        )
+    rows = [
+        [scan.name, scan.participant, splits[scan.participant], *_measures(read_json(scan.sidecar))]
+        for scan in sorted(scans, key=lambda scan: scan.name)
+    ]
     write_table(path, COLUMNS, rows)

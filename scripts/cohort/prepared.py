@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from scripts.io.bids import LABEL_SUFFIXES, session_of, sidecar
+from scripts.io.bids import LABEL_SUFFIXES, is_label, session_of, sidecar
 from scripts.io.files import read_json
 from scripts.io.nifti import describe_grid, open_nifti
 from transforms.errors import InputError
@@ -84,7 +83,7 @@ class PreparedScan:
             if not isinstance(value := entry.get(key), str):
                 raise InputError(f"{place}: found {key} = {value!r} of {entry.get('scan', 'a scan')}, expected a text.")
         for key in ("participant", "scan"):
-            if not re.fullmatch(r"[\w+.-]+", entry[key]) or entry[key].startswith("."):
+            if not is_label(entry[key]):
                 raise InputError(f"{place}: found {key} = {entry[key]!r}, expected a name without a folder.")
         scan = cls(folder, entry)
         for key, name in KEYS_ON_DISK.items():
@@ -186,12 +185,12 @@ class PreparedScan:
             InputError: the JSON does not name them, or one is not there any more.
         """
         known = read_json(self.sidecar).get("RawFiles")
-        if not known:
+        if not isinstance(known, dict) or not all(isinstance(known.get(name), str) for name in ("dwi", "bval", "bvec")):
             raise InputError(
-                f"{self.sidecar}: found no RawFiles, expected the places of the raw scan; "
+                f"{self.sidecar}: found RawFiles = {known!r}, expected the places of the raw scan; "
                 "run 'python -m scripts prepare' on this cohort again, which adds them."
             )
-        files = {name: (self.folder / path).resolve() for name, path in known.items() if name != "brain_mask"}
+        files = {name: (self.folder / str(path)).resolve() for name, path in known.items() if name != "brain_mask"}
         # without its T1 a scan has labels by its diffusion
         if "t1w" in files and not files["t1w"].is_file():
             logger.warning("%s: T1 not used: %s: no such file", self, files.pop("t1w"))

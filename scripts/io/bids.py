@@ -98,6 +98,11 @@ def hcp_name(folder: str) -> tuple[str, str]:
     return f"sub-{folder}", f"sub-{folder}"
 
 
+def is_label(text: str) -> bool:
+    """Whether a text can name a participant or a scan on disk: letters, digits and ``_+.-``, no folder, not hidden."""
+    return re.fullmatch(r"[\w+-][\w+.-]*", text) is not None
+
+
 def session_of(name: str) -> str | None:
     """Session of a scan's name with its prefix, ``ses-2``, or None."""
     found = re.search(r"_(ses-[^_]+)", name)

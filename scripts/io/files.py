@@ -14,6 +14,9 @@ from typing import Any
 
 from transforms.errors import InputError
 
+NOT_UTF8 = "backslashreplace"
+"""What becomes of file names in another encoding, in files and on the screen."""
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -64,14 +67,14 @@ def _runs(process: int) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, UTF-8."""
+    """Write a text file, UTF-8; bytes of file names that are not are written as ``\\udcf6``."""
     with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors=NOT_UTF8)
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a table: tab-separated for a path that ends in ``.tsv``, else comma-separated."""
-    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8", errors=NOT_UTF8) as file:
         writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",", lineterminator="\n")
         writer.writerows([columns, *rows])
 
@@ -116,6 +119,14 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: found a JSON {type(content).__name__}, expected an object.")
     return content
+
+
+def checksums_of(paths: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 by the names of files, so that a cohort that was moved is the same; files of one name have one."""
+    named: dict[str, list[Path]] = {}
+    for path in paths:
+        named.setdefault(path.name, []).append(path)
+    return {name: sha256(*same) for name, same in named.items()}
 
 
 def sha256(*paths: Path) -> str:

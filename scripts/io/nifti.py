@@ -70,6 +70,9 @@ def open_nifti(path: str | PathLike[str], ndim: int) -> nib.nifti1.Nifti1Pair:
             f"{path}: found a damaged file of {stored} bytes whose header claims {claimed} of voxels, "
             "expected a whole one."
         )
+    least = image.header.single_vox_offset if isinstance(image, nib.nifti1.Nifti1Image) else 0
+    if (offset := getattr(image.dataobj, "offset", least)) < least:
+        raise InputError(f"{path}: found voxels that begin at byte {offset}, expected byte {least} or a later one.")
     if len(image.shape) != ndim and not (ndim == 3 and image.shape[3:] == (1,)):
         found = "x".join(map(str, image.shape))
         raise InputError(f"{path}: found an image of shape {found}, expected {ndim} dimensions.")

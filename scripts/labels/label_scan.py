@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ from monai.data import MetaTensor
 
 from scripts.cohort.prepared import KEYS_ON_DISK, PreparedScan
 from scripts.io.bids import LABEL_SUFFIXES, sidecar
-from scripts.io.files import read_json, sha256, whole_file, write_json
+from scripts.io.files import checksums_of, read_json, whole_file, write_json
 from scripts.io.nifti import open_nifti, write_nifti
 from scripts.io.raw_scan import open_scan
 from scripts.io.volume import read_volume
 from scripts.labels import t1_tissue, tissue_sources, user_segmentations
 from scripts.labels.alignment import MIN_COVERED, MIN_DEPENDENCE
-from scripts.labels.quality import COLUMNS, picture
+from scripts.labels.quality import COLUMNS, flag_outliers, picture
 from scripts.labels.shell_on_grid import Shell, load_shell
 from scripts.labels.tissue_sources import MIN_DICE, USUAL_DICE, WHITE, Tissue, dice
 from scripts.version import code_version
@@ -113,14 +114,14 @@ def label_scan(
     inputs += user_segmentations.sidecar_of(own)
     if "t1w" in files and (not own or user_segmentations.in_t1_space(own[0])):
         inputs.append(files["t1w"])
-    checksums = {path.name: sha256(path) for path in inputs}
+    checksums = checksums_of(inputs)
     parameters = {**PARAMETERS, "SharpResponse": sharp}
     made_from = {"SourceChecksums": checksums, "Parameters": parameters, "Version": code_version()}
     if known := labelled_already(scan, made_from):
         return known
-    prepared_from = read_json(scan.sidecar).get("SourceChecksums", {})
+    prepared_from = read_json(scan.sidecar).get("SourceChecksums")
     for path in (files[name] for name in ("dwi", "bval", "bvec")):
-        if checksums[path.name] != prepared_from.get(path.name):
+        if not isinstance(prepared_from, dict) or checksums[path.name] != prepared_from.get(path.name):
             raise InputError(
                 f"{path}: found another file than the one that was prepared, expected the same; "
                 "run 'python -m scripts prepare' again."
@@ -140,15 +141,15 @@ def labelled_already(scan: PreparedScan, made_from: Mapping[str, Any]) -> Labell
     """Return the labels that an earlier run made of the same sources in the same way, or None."""
     if not scan.labels.record.is_file():
         return None
-    try:
+    # people may have edited the record: what is no record of labels is none
+    with suppress(InputError, KeyError, TypeError, ValueError, AttributeError):
         known = read_json(scan.labels.record)
-    except InputError:
-        return None
-    files = {key: scan.labels.path(key) for key in LABEL_SUFFIXES if KEYS_ON_DISK[key] in known.get("Labels", [])}
-    same = all(known.get(key) == value for key, value in made_from.items())
-    if not (same and files and all(file.is_file() for file in files.values())):
-        return None
-    return LabelledScan(scan.with_labels(files), known["Measures"])
+        files = {key: scan.labels.path(key) for key in LABEL_SUFFIXES if KEYS_ON_DISK[key] in known["Labels"]}
+        (row,) = flag_outliers([known["Measures"]])
+        same = all(known.get(key) == value for key, value in made_from.items()) and row["scan"] == scan.name
+        if same and files and all(file.is_file() for file in files.values()):
+            return LabelledScan(scan.with_labels(files), known["Measures"])
+    return None
 
 
 def write_labels(scan: PreparedScan, made: MadeLabels) -> LabelledScan:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from scripts.cohort.prepared import PreparedScan
-from scripts.io.files import sha256
+from scripts.io.files import checksums_of
 from scripts.io.nifti import open_nifti, read_voxels
 from scripts.labels.label_scan import LabelledScan, MadeLabels, labelled_already, write_labels
 from scripts.labels.quality import picture
@@ -36,8 +36,7 @@ def label_by_truth(scan: PreparedScan, truth: Path) -> LabelledScan:
         if not path.is_file():
             raise InputError(f"{path}: no such file, expected the truth of a clinical phantom.")
     inputs = [scan.path("mask"), *paths]
-    checksums = {path.name: sha256(path) for path in inputs}
-    made_from = {"Route": "truth", "SourceChecksums": checksums, "Version": code_version()}
+    made_from = {"Route": "truth", "SourceChecksums": checksums_of(inputs), "Version": code_version()}
     if known := labelled_already(scan, made_from):
         return known
     # each phantom lies in the scanner in its own way

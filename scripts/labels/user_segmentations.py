@@ -233,8 +233,11 @@ def read_fractions(paths: Sequence[Path]) -> MetaTensor:
         volumes = dict(zip(TISSUE_ABBREVIATIONS[1:], (volume for volume, _ in images), strict=True))
     else:
         array, affine = _read(paths[0], ndim=4)
-        names = [name for path in sidecar_of(paths) for name in read_json(path).get("LabelMap", [])]
-        names = names or list(TISSUE_ABBREVIATIONS[-array.shape[3] :])
+        names = list(TISSUE_ABBREVIATIONS[-array.shape[3] :])
+        for path in sidecar_of(paths):
+            names = read_json(path).get("LabelMap") or names
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise InputError(f"{path}: found LabelMap = {names!r}, expected a list of the volumes' tissues.")
         if len(names) != array.shape[3] or not set(TISSUE_ABBREVIATIONS[1:]) <= set(names):
             found = f"{counted(array.shape[3], 'volume')} named {', '.join(names)}"
             raise InputError(f"{paths[0]}: found {found}, expected GM, WM and CSF.")

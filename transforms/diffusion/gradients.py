@@ -6,6 +6,8 @@ RAS and the b-value in s/mm2. Rows without a direction (b0 volumes, trace images
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from transforms.errors import InputError, counted
@@ -15,6 +17,9 @@ B0_MAX = 50.0
 
 SHELL_TOLERANCE = 100.0
 """Half width in s/mm2 of a shell: scanners report 995 or 1005 where 1000 was asked for."""
+
+MAX_SHELL_SPREAD = 100.0
+"""Usual spread in s/mm2 of the b-values of one shell: scanners report 975 to 1025 where 1000 was asked for."""
 
 MIN_VECTOR_LENGTH = 1e-3
 """Below this length a b-vector carries no direction."""
@@ -85,6 +90,45 @@ def shell_volumes(
     b = gradients[:, 3]
     directed = np.linalg.norm(gradients[:, :3], axis=1) > 0.5
     return np.flatnonzero((np.abs(b - bvalue) <= tolerance) & (b > b0_max) & directed)
+
+
+def shell_notes(
+    gradients: np.ndarray, bvalue: float, tolerance: float = SHELL_TOLERANCE, b0_max: float = B0_MAX
+) -> list[str]:
+    """Say what is unusual of the choice of :func:`shell_volumes`, whose arguments these are.
+
+    Two shells that both fit are one, volumes without a direction are none of it, and of a shell at the edge of the
+    tolerance only a part fits.
+    """
+    b = np.asarray(gradients)[:, 3]
+    shell = shell_volumes(gradients, bvalue, tolerance, b0_max)
+    within, weighted = np.abs(b - bvalue) <= tolerance, b > b0_max
+    notes = []
+    if len(blank := np.setdiff1d(np.flatnonzero(within & weighted), shell)):
+        notes.append(f"{volumes_in_words(blank)} left out: no direction")
+    if len(shell) and np.ptp(b[shell]) > MAX_SHELL_SPREAD:
+        notes.append(f"the shell holds b-values from {b[shell].min():g} to {b[shell].max():g} s/mm2")
+    outside = np.flatnonzero(~within & weighted)
+    distance = np.abs(b[outside, None] - b[shell]).min(axis=1, initial=np.inf)
+    if len(near := outside[distance <= MAX_SHELL_SPREAD / 2]):
+        notes.append(
+            f"{volumes_in_words(near)} left out: b = {b[near].min():g} to {b[near].max():g} s/mm2, "
+            "just outside of the shell"
+        )
+    return notes
+
+
+def volumes_in_words(indices: Sequence[int] | np.ndarray) -> str:
+    """Numbers of volumes in words, counted from 0, runs shortened: ``volumes 3, 60 to 65``."""
+    numbers = sorted(int(index) for index in indices)
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    words = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return f"volume{'s' * (len(numbers) > 1)} {', '.join(words)}"
 
 
 def describe_shells(gradients: np.ndarray, b0_max: float = B0_MAX) -> str:

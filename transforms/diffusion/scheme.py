@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from transforms.diffusion.gradients import unique_axes
+from transforms.diffusion.gradients import MIN_VECTOR_LENGTH, unique_axes
 from transforms.errors import InputError, counted
 
 SAME_AXIS_DEGREES = 1.0
@@ -34,7 +34,7 @@ def as_scheme(vectors: np.ndarray) -> np.ndarray:
     if not np.isfinite(vectors).all():
         raise InputError("found NaN or infinity in a direction, expected finite numbers.")
     length = np.linalg.norm(vectors, axis=1)
-    scheme = vectors[length > 0.5] / length[length > 0.5, None]
+    scheme = vectors[length > MIN_VECTOR_LENGTH] / length[length > MIN_VECTOR_LENGTH, None]
     if unique_axes(scheme, SAME_AXIS_DEGREES) < MIN_AXES:
         raise InputError(f"found {counted(len(scheme), 'direction')}, expected a scheme of at least {MIN_AXES} axes.")
     return scheme

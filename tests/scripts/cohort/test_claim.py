@@ -9,7 +9,7 @@ import pytest
 import scripts.cohort.prepare as module
 from scripts.cohort.datalist import DATALIST, SPLITS, describe_input
 from scripts.cohort.prepare import prepare_cohort
-from scripts.io.files import read_json
+from scripts.io.files import read_json, write_json
 from scripts.io.gradients import read_scheme
 from scripts.version import code_version
 from transforms.errors import InputError
@@ -127,3 +127,13 @@ def test_an_edit_of_the_remembered_splits_alone_is_said_to_be_none(first, tmp_pa
     after = read_json(path)
     assert {split: after[split] for split in SPLITS} == {split: datalist[split] for split in SPLITS}
     assert after["splits"] == {**datalist["splits"], "sub-77": "test"}
+
+
+@pytest.mark.parametrize("key", ["RawFiles", "SourceChecksums", "VoxelChecksum", "Volumes", "Notes"])
+@pytest.mark.parametrize("value", [None, 7, [7], {"dwi": 7}])
+def test_a_sidecar_that_was_edited_into_none_is_made_again(first, tmp_path, prepare, key, value):
+    sidecar = tmp_path / "out/sub-01/dwi/sub-01_desc-attenuation_dwi.json"
+    whole = read_json(sidecar)
+    write_json(sidecar, whole | {key: value})
+    assert [outcome.failure for outcome in prepare(first)] == [None, None]
+    assert read_json(sidecar) == whole

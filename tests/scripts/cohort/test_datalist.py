@@ -14,13 +14,15 @@ from scripts.cohort.datalist import (
     assign_splits,
     check_splits,
     cohort_checksum,
+    describe_input,
     load_entries,
     read_assigned,
     read_cohort,
     write_datalist,
 )
 from scripts.cohort.prepared import PreparedScan
-from scripts.io.files import read_json
+from scripts.io.bids import DESCRIPTION
+from scripts.io.files import read_json, write_json
 from transforms.errors import InputError
 
 
@@ -345,3 +347,10 @@ def test_a_label_with_too_many_dimensions_is_refused(cohort):
     write_image(cohort / "tissue.nii.gz", (3, 4, 5, 4))
     with pytest.raises(InputError, match=r"tissue\.nii\.gz: found an image of shape 3x4x5x4, expected 3 dimensions"):
         load_entries(str(cohort), "training", ["image", "tissue"])
+
+
+@pytest.mark.parametrize("value", [None, 7, "x", [7], {"bvalue": "x"}])
+def test_a_preparation_that_is_none_is_refused_with_a_sentence(cohort, value):
+    write_json(cohort / DESCRIPTION, {"Preparation": value})
+    with pytest.raises(InputError, match=r"dataset_description\.json: found .*Preparation"):
+        describe_input(str(cohort))

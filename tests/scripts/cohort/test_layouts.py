@@ -340,3 +340,55 @@ def test_two_versions_of_one_scan_cost_that_scan_alone(bids, other):
         first.open(1000)
     paths = " and ".join(map(str, sorted([dwi, second], key=lambda path: path.name)))
     assert str(error.value) == first.problem == f"{paths}: found several versions of one scan, expected one."
+
+
+@pytest.mark.parametrize("name", ["sub-01 (1)", "sub-01_acq-a\nb", "sub-01_acq-K\udcf6ln"])
+def test_a_name_that_a_datalist_cannot_hold_costs_its_scan_alone(bids, name):
+    for each in (name, "sub-02"):
+        _scan(bids, each)
+    first, second = find_scans("bids", bids)
+    assert second.problem is None
+    with pytest.raises(InputError, match="expected letters, digits and the signs"):
+        first.open(1000)
+
+
+def test_hcp_folders_that_are_hidden_are_no_scans_and_copies_have_no_name(tmp_path):
+    _hcp(tmp_path, "100307", ".trash", "100307 copy")
+    first, copy = find_scans("hcp", tmp_path)
+    assert (first.name, first.problem) == ("sub-100307", None)
+    assert "expected letters, digits" in copy.problem
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("sub-03", "sub-05"), ("sub-03/ses-1", "sub-03_ses-2"), ("sub-03/ses-1", "sub-03"), ("sub-03", "sub-03_ses-1")],
+)
+def test_a_scan_in_the_folder_of_another_person_or_session_is_refused(bids, folder, name):
+    _scan(bids, "sub-01_ses-1")
+    for ending in ("nii.gz", "bval", "bvec"):
+        _touch(bids / folder / "dwi" / f"{name}_dwi.{ending}")
+    first, second = find_scans("bids", bids)
+    assert first.problem is None
+    found = f"found a scan of {name.replace('_', '/')} in the folder of {folder}"
+    with pytest.raises(InputError, match=found):
+        second.open(1000)
+
+
+@pytest.mark.parametrize("ending", ["bval", "bvec"])
+def test_an_own_table_that_is_no_file_is_not_replaced_by_an_inherited_one(bids, ending):
+    own = Path(str(_scan(bids, "sub-01")).replace("nii.gz", ending))
+    _touch(bids / f"dwi.{ending}")
+    own.unlink()
+    own.symlink_to(bids / "absent")
+    (scan,) = find_scans("bids", bids)
+    assert (getattr(scan, ending), scan.notes) == (own, ())
+
+
+def test_an_hcp_mask_that_is_missing_is_said_and_a_link_to_nothing_is_named(tmp_path):
+    _hcp(tmp_path, "100206", "100307")
+    link = tmp_path / "100307" / "T1w" / "Diffusion" / "nodif_brain_mask.nii.gz"
+    link.symlink_to("absent")
+    first, second = find_scans("hcp", tmp_path)
+    assert first.notes == ("there is no nodif_brain_mask.nii.gz beside the scan: a mask was found on the b0",)
+    # opening it says that there is no such file
+    assert (second.brain_mask, second.notes) == (link, ())

@@ -154,7 +154,7 @@ def test_hcp_layout_takes_the_given_mask(hcp, heads):
     assert [len(read_json(out / DATALIST)[split]) for split in SPLITS] == [1, 1, 0]
 
 
-def test_the_same_voxels_under_another_name_are_the_same_scan(tmp_path, heads, prepare):
+def test_the_same_voxels_under_another_name_are_the_same_scan(tmp_path, heads, prepare, caplog):
     """Compressed anew, a file has another checksum; its voxels have not."""
     root = tmp_path / "raw"
     scans = heads.write_bids(root, GOOD[:2])
@@ -165,10 +165,11 @@ def test_the_same_voxels_under_another_name_are_the_same_scan(tmp_path, heads, p
     assert scans["sub-01"].dwi.read_bytes() != scans["sub-02"].dwi.read_bytes()
     with pytest.raises(InputError, match=r"found the same scan in two splits \(sub-01 in .*, sub-02 in .*\)"):
         prepare(root, tmp_path / "out")
-    # in one split it is no harm
+    # in one split it is no harm, but said
     outcomes = prepare(root, tmp_path / "one", split=(1, 0, 0))
     first, second = (outcome.result.checksum for outcome in outcomes)
     assert first == second == sidecar_of(tmp_path / "one", "sub-01")["VoxelChecksum"]
+    assert "sub-02: the same voxels as those of sub-01" in caplog.text
 
 
 def test_visits_of_hcp_lifespan_stay_in_one_split(tmp_path, heads, prepare):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cohort_files import GOOD, VOXEL_SIZE, same_images, state
 from typer.testing import CliRunner
@@ -31,7 +32,8 @@ def test_a_folder_of_something_else_is_refused(raw, prepare, tmp_path):
 
 def test_unusable_arguments_are_refused_before_anything_is_written(raw, prepare, tmp_path):
     out = tmp_path / "out"
-    for options in ({"split": (0, 1, 1)}, {"split": (1, -1, 1)}, {"split": (1, 1)}, {"voxel_size": 0}, {"bvalue": -1}):
+    sizes = [{"voxel_size": size} for size in (0, 0.0024, 24, np.nan)]
+    for options in ({"split": (0, 1, 1)}, {"split": (1, -1, 1)}, {"split": (1, 1)}, {"bvalue": -1}, *sizes):
         with pytest.raises(InputError, match="expected"):
             prepare(raw[0], out, **options)
         assert not out.exists()
@@ -111,3 +113,26 @@ def test_brackets_in_a_path_are_printed_as_they_are(tmp_path, heads, scheme, cap
     assert f"left out sub-01: {scans['sub-01'].bvec}: no such file" in result.stdout
     assert f"{out}: 1 scans done, 1 left out" in result.stdout
     assert f"left out sub-01: {scans['sub-01'].bvec}: no such file" in result.stderr + capfd.readouterr().err
+
+
+def test_a_folder_whose_name_is_in_another_encoding_is_no_obstacle(tmp_path, heads, scheme):
+    """What is printed and what stands in the table names it."""
+    folder = tmp_path / os.fsdecode(b"K\xf6ln")
+    heads.write_bids(folder / "raw", GOOD[:1])
+    (folder / "masks").mkdir()
+    options = ["--input", folder / "raw", "--out", folder / "out", "--scheme", scheme, "--voxel-size", VOXEL_SIZE]
+    command = [
+        sys.executable,
+        "-m",
+        "scripts",
+        "prepare",
+        "--layout",
+        "bids",
+        *options,
+        "--derivatives",
+        folder / "masks",
+    ]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert "K\\udcf6ln/out: 1 scans done" in done.stdout
+    assert "K\\udcf6ln/masks" in (folder / "out" / "scans.tsv").read_text()

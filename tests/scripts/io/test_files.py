@@ -11,7 +11,17 @@ import sys
 import numpy as np
 import pytest
 
-from scripts.io.files import read_json, read_text, sha256, sweep_partials, whole_file, write_json, write_table
+from scripts.io.files import (
+    checksums_of,
+    read_json,
+    read_text,
+    sha256,
+    sweep_partials,
+    whole_file,
+    write_json,
+    write_table,
+    write_text,
+)
 from transforms.errors import InputError
 
 
@@ -200,3 +210,26 @@ def test_a_table_has_the_delimiter_of_its_name(tmp_path, name, delimiter):
     write_table(tmp_path / name, ("scan", "value"), [("sub-01", 0.5), ("sub 2", "x")])
     lines = (tmp_path / name).read_bytes().decode().split("\n")
     assert lines == [delimiter.join(row) for row in (("scan", "value"), ("sub-01", "0.5"), ("sub 2", "x"))] + [""]
+
+
+def test_names_in_another_encoding_can_be_written(tmp_path):
+    name = os.fsdecode(b"K\xf6ln")
+    write_text(tmp_path / "a.txt", name)
+    write_table(tmp_path / "a.tsv", ["name"], [[name]])
+    assert (tmp_path / "a.txt").read_text() == "K\\udcf6ln"
+    assert (tmp_path / "a.tsv").read_text() == "name\nK\\udcf6ln\n"
+
+
+def test_of_files_of_one_name_each_changes_the_checksum(tmp_path):
+    paths = [tmp_path / "dwi.json", tmp_path / "sub-01" / "dwi.json", tmp_path / "dwi.bval"]
+    paths[1].parent.mkdir()
+    for path in paths:
+        path.write_text("1")
+    before = checksums_of(paths)
+    assert before["dwi.bval"] == sha256(paths[2])
+    for path in paths[:2]:
+        path.write_text("2")
+        after = checksums_of(paths)
+        assert after.keys() == before.keys()
+        assert after["dwi.json"] != before["dwi.json"]
+        before = after

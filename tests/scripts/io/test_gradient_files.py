@@ -199,3 +199,9 @@ def test_a_scheme_of_few_axes_is_refused(tmp_path, axes_on_sphere):
     np.savetxt(path, np.vstack([five, -five]).T)
     with pytest.raises(InputError, match=rf"^{re.escape(str(path))}: found 10 directions, expected .* at least 6 axes"):
         read_scheme(path)
+
+
+def test_short_vectors_of_a_scheme_are_directions_too(tmp_path, axes_on_sphere):
+    axes = axes_on_sphere(20)
+    np.savetxt(tmp_path / "scheme.bvec", (axes * np.r_[np.full(10, 0.4), np.ones(10)][:, None]).T)
+    np.testing.assert_allclose(read_scheme(tmp_path / "scheme.bvec"), axes, atol=1e-12)

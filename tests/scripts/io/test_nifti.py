@@ -94,6 +94,7 @@ BROKEN = [
     ({"magic": b"abc"}, "expected"),
     ({"vox_offset": 1e30}, "expected"),
     ({"vox_offset": np.nan}, "expected"),
+    ({"vox_offset": 0}, "voxels that begin at byte 0, expected byte 352 or a later one"),
     ({"srow_x": [0, 0, 0, 1]}, "found the affine .* that can be inverted"),
     ({"srow_y": [0, np.nan, 0, 1]}, "found the affine .* that can be inverted"),
 ]

@@ -209,3 +209,26 @@ def test_labels_that_are_cut_off_leave_no_mixture_of_old_and_new(cohort, heads, 
     path.unlink()
     assert "found none" in failure_of(label_cohort(cohort, tmp_path / "truth"))
     assert set(entries(cohort)["sub-01"]) & set(FILES) == {"tissue"}
+
+
+@pytest.mark.parametrize(("key", "value"), [("Labels", None), ("Measures", None), ("Measures", {}), ("Measures", "x")])
+def test_a_record_that_was_edited_into_none_is_made_again(cohort, key, value):
+    assert failure_of(label_cohort(cohort)) is None
+    whole, path = record(cohort), cohort / "sub-01/dwi/sub-01_desc-labels.json"
+    path.write_text(json.dumps(whole | {key: value}))
+    assert failure_of(label_cohort(cohort)) is None
+    assert record(cohort) == whole
+
+
+def test_raw_files_that_are_none_are_said(cohort):
+    path = cohort / "sub-01/dwi/sub-01_desc-attenuation_dwi.json"
+    path.write_text(json.dumps(read_json(path) | {"RawFiles": {"dwi": 7}}))
+    assert "found RawFiles = {'dwi': 7}, expected the places of the raw scan" in failure_of(label_cohort(cohort))
+
+
+@pytest.mark.parametrize("names", [7, {"WM": 1}, [1, 2, 3], [["WM"]]])
+def test_names_of_volumes_that_are_none_are_said(cohort, tmp_path, names):
+    affine, shape = grid(4.0)
+    path = write(path_of(tmp_path / "truth", "sub-01", "probseg"), affine, np.ones((*shape, 3)) / 3, np.float32)
+    Path(str(path).replace(".nii.gz", ".json")).write_text(json.dumps({"LabelMap": names}))
+    assert "found LabelMap = " in failure_of(label_cohort(cohort, tmp_path / "truth"))

@@ -15,6 +15,7 @@ from transforms.diffusion.gradients import (
     b0_volumes,
     describe_shells,
     fsl_to_world,
+    shell_notes,
     shell_volumes,
     unique_axes,
     world_to_fsl,
@@ -178,3 +179,17 @@ def test_antipodes_and_repeats_are_one_axis():
     assert unique_axes(np.vstack([axes, near.apply(axes[0])])) == 6
     assert unique_axes(np.vstack([axes, near.apply(axes[0])]), tolerance=2) == 7
     assert unique_axes(np.zeros((0, 3))) == 0
+
+
+def test_what_is_unusual_of_a_shell_is_said():
+    """Of 899, 900 and 1101 the middle one fits; 900 and 1100 lie too far apart for one shell."""
+    assert shell_notes(shells_table(), 1000.0) == [
+        "volume 10 left out: no direction",
+        "the shell holds b-values from 900 to 1100 s/mm2",
+        "volumes 7, 11 left out: b = 899 to 1101 s/mm2, just outside of the shell",
+    ]
+
+
+def test_a_usual_shell_has_no_notes():
+    bvals = np.array([5, *np.linspace(975, 1025, 12), 2000, 860])
+    assert shell_notes(np.column_stack([unit_vectors(len(bvals)), bvals]), 1000.0) == []
