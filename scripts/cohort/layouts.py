@@ -133,9 +133,8 @@ def _bids_scan(name: str, dwi: Path, root: Path, derivatives: Path | None) -> Ra
         notes.append(f"{sidecar.name} beside the scan is not a file that can be read: it does not count")
     own = [f"{key}-{entities[key]}" for key in ("sub", "ses") if key in entities]
     if (folders := list(dwi.relative_to(root).parts[:-2])) != own:
-        problem = (
-            f"{dwi}: found a scan of {'/'.join(own)} in the folder of {'/'.join(folders)}, expected one of the two."
-        )
+        found = f"found a scan of {'/'.join(own)} in the folder of {'/'.join(folders)}"
+        problem = f"{dwi}: {found}, expected one participant and session."
     masks = _find_masks(derivatives, dwi) if derivatives else []
     if len(masks) > 1:
         problem = f"{' and '.join(map(str, masks))}: found {len(masks)} brain masks of one scan, expected one."
