@@ -7,6 +7,7 @@ from .artifacts.dictionary import RandNoised as RandNoised
 from .artifacts.dictionary import RandUndersamplingd as RandUndersamplingd
 from .attenuation import Attenuation as Attenuation
 from .attenuation import Attenuationd as Attenuationd
+from .damage import WholeFileReader as WholeFileReader
 from .errors import InputError as InputError
 from .finite import RequireFinited as RequireFinited
 from .mask import BrainMaskd as BrainMaskd

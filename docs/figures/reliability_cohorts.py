@@ -9,6 +9,7 @@ import gzip
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -20,6 +21,7 @@ from scripts.io.files import read_json, write_json
 from scripts.labels import label_cohort
 from scripts.phantom import write_phantom
 from scripts.phantom.truth import at_nearest_voxels
+from transforms.damage import WholeFileReader
 from transforms.finite import RequireFinited
 
 CASES: dict[str, Callable[[Path], list[str]]] = {}
@@ -195,6 +197,13 @@ def _(folder: Path) -> list[str]:
     return answers_of(lambda: load_entries(str(folder / "out"), "training"))
 
 
+def load_prepared(folder: Path) -> Any:
+    """Load a prepared image as a training does."""
+    reader = WholeFileReader()
+    load = Compose([LoadImaged("image", reader=reader, ensure_channel_first=True), RequireFinited("image")])
+    return load(load_entries(str(folder / "out"), "training", ["image"])[0])
+
+
 @case("NaN in a prepared image")
 def _(folder: Path) -> list[str]:
     cohort(folder / "raw", NAMES[:1])
@@ -204,8 +213,18 @@ def _(folder: Path) -> list[str]:
     voxels = image.get_fdata(dtype=np.float32)
     voxels[9, 9, 9, 9] = np.nan
     nib.save(nib.Nifti1Image(voxels, image.affine), path)
-    load = Compose([LoadImaged("image", ensure_channel_first=True), RequireFinited("image")])
-    return answers_of(lambda: load(load_entries(str(folder / "out"), "training", ["image"])[0]))
+    return answers_of(lambda: load_prepared(folder))
+
+
+@case("a bit of a prepared image changed")
+def _(folder: Path) -> list[str]:
+    cohort(folder / "raw", NAMES[:1])
+    prepared(folder)
+    path = folder / "out" / f"{STEM}_desc-attenuation_dwi.nii.gz"
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    return answers_of(lambda: load_prepared(folder))
 
 
 @case("`label --truth` with the truth of another phantom")

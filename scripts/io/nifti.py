@@ -11,11 +11,10 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.fileholders import FileHolder
 from nibabel.openers import ImageOpener
 
 from scripts.io.files import whole_file
-from transforms.damage import DAMAGE, read_to_end
+from transforms.damage import DAMAGE, read_to_end, with_one_handle
 from transforms.errors import InputError
 
 MAX_COMPRESSION = 1100
@@ -45,11 +44,7 @@ def open_nifti(path: str | PathLike[str], ndim: int) -> nib.nifti1.Nifti1Pair:
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file, expected a NIfTI image.")
     try:
-        image = nib.load(path)
-        if str(path).endswith(".gz") and isinstance(image, nib.nifti1.Nifti1Image):
-            # one handle, or each volume would be read from the start; and its end can be read, where a checksum stands
-            stream = gzip.open(path)  # noqa: SIM115 (it stays open as long as the image)
-            image = type(image).from_file_map({"image": FileHolder(str(path), stream)})
+        image = with_one_handle(nib.load(path), path)
     except Exception as error:  # whatever a broken header makes nibabel raise
         raise InputError(f"{path}: found no readable image ({error}), expected a NIfTI image.") from None
     if not isinstance(image, nib.nifti1.Nifti1Pair):
