@@ -100,6 +100,13 @@ def _(folder: Path) -> list[str]:
     return prepared(folder, derivatives=_masks(folder / "masks", half, "sub-01_desc-brain"))
 
 
+@case("given mask that lies 12 mm too far back")
+def _(folder: Path) -> list[str]:
+    scan(folder / "raw")
+    moved = np.roll(signal(table())[..., 0] > 500, -5, axis=1)
+    return prepared(folder, derivatives=_masks(folder / "masks", moved, "sub-01_desc-brain"))
+
+
 @case("two given masks that fit one scan")
 def _(folder: Path) -> list[str]:
     scan(folder / "raw")

@@ -47,13 +47,14 @@ def test_a_brain_that_is_open_to_its_base_is_found_whole(sensitivity):
     radius = brain_with_base()
     brain = radius <= 1
     assert brain[..., 0].any(), "cut by the field of view"
-    found = find_brain(scanned(radius, sensitivity))
+    b0 = scanned(radius, sensitivity)
+    found = find_brain(b0)
     assert found.shape == radius.shape
     assert (brain & ~found).sum() < 0.01 * brain.sum()
     assert (found & ~brain).sum() < 0.05 * brain.sum()
     deep = radius < 0.5
     assert found[deep].mean() > 0.999
-    assert doubts_about(found, np.full(3, SIZE)) == []
+    assert doubts_about(found, np.full(3, SIZE), b0[0].numpy()) == []
 
 
 def test_what_is_above_a_threshold_after_medians_is_what_dipys_medians_leave():
@@ -134,7 +135,7 @@ def ellipsoid(semi=(68, 84, 70), shape=(66, 78, 67)):
 
 
 def doubts(mask, size=SIZE):
-    return doubts_about(mask, np.full(3, size))
+    return doubts_about(mask, np.full(3, size), np.ones(mask.shape))
 
 
 def test_a_usual_brain_raises_no_doubt():
@@ -190,6 +191,18 @@ def test_a_missing_side_is_said(side):
 
 def test_a_mask_of_everything_is_said():
     assert doubts(np.ones((20, 22, 18), dtype=bool)) == ["the brain mask fills the field of view"]
+
+
+@pytest.mark.parametrize(("axis", "steps"), [(1, 3), (1, -3), (2, 4), (2, -4)])
+def test_a_mask_that_lies_beside_the_brain_is_said(axis, steps):
+    mask, _ = ellipsoid()
+    b0 = np.where(mask, 600.0, 5.0)
+    assert doubts_about(mask, np.full(3, SIZE), b0) == []
+    moved = np.roll(mask, steps, axis)
+    share = (moved & ~mask).sum() / mask.sum()
+    (doubt,) = doubts_about(moved, np.full(3, SIZE), b0)
+    assert doubt == f"{share:.1%} of the brain mask is air, usual are less than 3%: does it lie on the scan?"
+    assert share > 0.03
 
 
 def test_an_asymmetry_from_front_to_back_is_none_from_left_to_right():
