@@ -161,6 +161,9 @@ def check_config() -> None:
         require_store(values["tracking_uri"])
     if "train::trainer" in engines:
         require_folder(values["output_dir"], values["resume"])
+    if not (Path(parser.get_parsed_content("bundle_root")) / "configs").is_dir():
+        # monai.bundle.load takes the network alone, from wherever the program is: files of the bundle cannot be found
+        return
     made = make_without_data(parser, run)
     if "train::trainer" in engines:
         try_network(made)

@@ -383,8 +383,9 @@ def pace(trainer: Any) -> dict[str, float]:
 def class_means(state: Any, classes: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """Mean over the scans of each class of a metric; a class that no scan has is left out."""
     found: dict[str, float] = {}
-    for metric in state.metric_details.keys() & classes.keys():
-        names = classes[metric]
+    for metric, names in classes.items():
+        if metric not in state.metric_details:
+            continue
         means = torch.as_tensor(state.metric_details[metric]).reshape(-1, len(names)).nanmean(dim=0).tolist()
         found |= {
             metric_name(metric, name): mean for name, mean in zip(names, means, strict=True) if math.isfinite(mean)
