@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -213,6 +214,7 @@ def test_two_runs_of_one_name_are_two_runs(track, runs):
 def test_several_trainings_make_one_database(tmp_path):
     code = """
 import sys
+from functools import partial
 from scripts.training.tracking import Tracker
 from ignite.engine import Engine
 tracker = Tracker(sys.argv[1], "pretrain", sys.argv[2], parameters={"seed": sys.argv[2]})
@@ -281,7 +283,11 @@ def test_no_password_and_on_request_no_path_goes_to_the_server(track, runs, mlfl
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_a_training_with_its_run_marked(number, code, track, runs, capsys):
+def test_a_signal_ends_a_training_with_its_run_marked(number, code, track, runs, capsys, request):
+    # a shell that runs the tests in the background has them ignore the signal
+    request.addfinalizer(
+        partial(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
+    )
     tracker = track()
     trainer = Engine(lambda *_: os.kill(os.getpid(), number))
     trainer.state.epoch_length, trainer.state.max_epochs = 1, 9
