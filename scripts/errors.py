@@ -37,8 +37,8 @@ def input_error(error: BaseException) -> InputError | None:
 
 def reason(error: BaseException) -> str:
     """Say in one line why something failed, by what is behind MONAI's "applying transform"."""
-    cause = _first_cause(error)
-    return sentence(error) or f"{type(cause).__name__}: {cause}".strip().splitlines()[0]
+    first = _first_cause(error)
+    return sentence(error) or f"{type(first).__name__}: {first}".strip().splitlines()[0]
 
 
 def cause(error: BaseException) -> str:

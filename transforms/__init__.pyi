@@ -7,7 +7,6 @@ from .artifacts.dictionary import RandNoised as RandNoised
 from .artifacts.dictionary import RandUndersamplingd as RandUndersamplingd
 from .attenuation import Attenuation as Attenuation
 from .attenuation import Attenuationd as Attenuationd
-from .damage import WholeFileReader as WholeFileReader
 from .errors import InputError as InputError
 from .finite import RequireFinited as RequireFinited
 from .mask import BrainMaskd as BrainMaskd
@@ -17,6 +16,7 @@ from .preprocessing import ScanToGrid as ScanToGrid
 from .preprocessing import ScanToInput as ScanToInput
 from .qspace import InterpolateQSpace as InterpolateQSpace
 from .qspace import InterpolateQSpaced as InterpolateQSpaced
+from .reader import WholeFileReader as WholeFileReader
 from .resampling import ResampleToGrid as ResampleToGrid
 from .resampling import ResampleToGridd as ResampleToGridd
 from .resampling import ResampleToSpacing as ResampleToSpacing

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
 import nibabel as nib
-import numpy as np
-from monai.config import PathLike as MonaiPath
-from monai.data.image_reader import NibabelReader
-from monai.utils import ensure_tuple
 from nibabel.fileholders import FileHolder
-
-from transforms.errors import InputError
 
 DAMAGE = (OSError, EOFError, ValueError, OverflowError, zlib.error)
 """What reading the voxels of a damaged file raises."""
@@ -38,32 +31,3 @@ def read_to_end(image: nib.nifti1.Nifti1Pair) -> None:
     stream = image.file_map["image"].fileobj
     while stream is not None and stream.read(1 << 20):
         pass
-
-
-class WholeFileReader(NibabelReader):
-    """Reader for MONAI's ``LoadImage`` that finds damage inside a compressed NIfTI image.
-
-    The reader of MONAI returns wrong voxels without a word where a bit of the file has changed.
-    """
-
-    def read(self, data: Sequence[MonaiPath] | MonaiPath, **kwargs: Any) -> Any:
-        """Open images as :class:`monai.data.NibabelReader` does."""
-        images = ensure_tuple(super().read(data, **kwargs))
-        opened = [with_one_handle(image, name) for image, name in zip(images, ensure_tuple(data), strict=True)]
-        return opened if len(opened) > 1 else opened[0]
-
-    def get_data(self, img: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        """Return voxels and metadata.
-
-        Raises:
-            InputError: a file is damaged.
-        """
-        try:
-            found = super().get_data(img)
-            for image in ensure_tuple(img):
-                read_to_end(image)
-        except DAMAGE as error:
-            # not the reader's own list, which threads share
-            names = ", ".join(str(image.get_filename()) for image in ensure_tuple(img))
-            raise InputError(f"{names}: found a damaged file ({error}), expected a whole NIfTI image.") from None
-        return found

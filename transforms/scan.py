@@ -205,7 +205,11 @@ class Scan:
             shell_volumes=self.shell[use_shell],
             shell=self._on_grid(shell if use_shell.all() else shell[use_shell]),
             gradients=gradients,
-            notes=[*self._orientation_notes(), *self._shell_notes(), *notes],
+            notes=[
+                *self._orientation_notes(),
+                *shell_notes(self.gradients, self.bvalue, self.tolerance, self.b0_max),
+                *notes,
+            ],
             checksum=checksum,
         )
 
@@ -230,9 +234,6 @@ class Scan:
         if not np.allclose(sides, stated, rtol=SAME_SIDES):
             notes.append(f"the header states voxels of {_by(stated)} mm, its sform {_by(sides)}: the sform is taken")
         return notes
-
-    def _shell_notes(self) -> list[str]:
-        return shell_notes(self.gradients, self.bvalue, self.tolerance, self.b0_max)
 
     def _volume(self, index: int) -> np.ndarray:
         try:

@@ -21,8 +21,8 @@ from scripts.io.files import read_json, write_json
 from scripts.labels import label_cohort
 from scripts.phantom import write_phantom
 from scripts.phantom.truth import at_nearest_voxels
-from transforms.damage import WholeFileReader
 from transforms.finite import RequireFinited
+from transforms.reader import WholeFileReader
 
 CASES: dict[str, Callable[[Path], list[str]]] = {}
 NAMES = ("sub-01", "sub-02", "sub-03")

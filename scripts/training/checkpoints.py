@@ -39,11 +39,11 @@ logger = logging.getLogger(__name__)
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """Write a checkpoint, whole or not at all.
 
+    Of a training in several processes, the first one writes.
+
     Args:
         path: of the file.
         content: plain values and tensors; ``network`` holds the weights by name.
-
-    Of a training in several processes, the first one writes.
 
     Raises:
         InputError: a weight is not finite; what was there stays.

@@ -89,6 +89,13 @@ def test_every_reference_and_target_of_a_config_exists(names):
             inspect.signature(getattr(import_module(module), name)).bind(**arguments)
 
 
+@pytest.mark.parametrize("name", ["pretrain", "finetune"])
+def test_trainings_load_images_by_a_reader_that_finds_damage(name):
+    found = [one for one in components(load(name)) if one["_target_"] == "LoadImaged"]
+    assert found
+    assert all(one["reader"] == {"_target_": "transforms.WholeFileReader"} for one in found)
+
+
 def refusal(raised):
     """Sentence of the InputError behind an error of MONAI's parser."""
     return str(input_error(raised.value))

@@ -1,6 +1,8 @@
 """Options that stand before the command: the version, and what is logged."""
 
 import logging
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -38,3 +40,9 @@ def test_a_shell_can_complete_commands_and_options(words, offered):
     environment["COMP_CWORD"] = str(len(words.split()) - 1)
     done = CliRunner().invoke(app, [], prog_name="dmri-pretraining", env=environment)
     assert offered in done.output.split()
+
+
+def test_phantoms_are_made_without_monai_which_takes_seconds_to_import():
+    code = "import sys, scripts.phantom; print(sorted({'monai', 'torch'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,9 +1,7 @@
 """A compressed image with a changed bit is never loaded, as MONAI's own reader does it without a word."""
 
-import json
 import random
 import re
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -11,10 +9,8 @@ import pytest
 from monai.data import NibabelReader
 from monai.transforms import LoadImage, LoadImaged
 
-from transforms.damage import WholeFileReader
 from transforms.errors import InputError
-
-ROOT = Path(__file__).parents[2]
+from transforms.reader import WholeFileReader
 
 
 @pytest.fixture
@@ -61,16 +57,3 @@ def test_one_reader_names_the_file_that_is_damaged_among_several(image, tmp_path
     load = LoadImaged(["first", "second"], reader=WholeFileReader(), image_only=True)
     with pytest.raises(InputError, match=rf"^{re.escape(str(other))}: found a damaged file"):
         load({"first": image, "second": other})
-
-
-@pytest.mark.parametrize("name", ["pretrain", "finetune"])
-def test_trainings_load_images_by_it(name):
-    def loaders(config):
-        if isinstance(config, dict) and config.get("_target_") == "LoadImaged":
-            yield config
-        for part in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
-            yield from loaders(part)
-
-    found = list(loaders(json.loads((ROOT / "bundle" / "configs" / f"{name}.json").read_text())))
-    assert found
-    assert all(one["reader"] == {"_target_": "transforms.WholeFileReader"} for one in found)
