@@ -1,7 +1,8 @@
 """Timings of the artifacts: beside TorchIO, with growing images, and in a training step.
 
-The benchmark runs on the GPU if there is one. TorchIO 2 cannot be installed beside TorchIO 1: the environment variable
-``TORCHIO2_PYTHON`` names an interpreter that has it. Without such an interpreter, the part with TorchIO 2 is left out.
+The benchmark runs on the GPU if there is one. Where TorchIO is not installed, the artifacts are timed alone. TorchIO 2
+cannot be installed beside TorchIO 1: the environment variable ``TORCHIO2_PYTHON`` names an interpreter that has it.
+Without such an interpreter, the part with TorchIO 2 is left out.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from benchmarks.timing import report, side_by_side
 from scripts.training.batch import SelfSupervisedBatch
 from scripts.training.losses import MaskedL1Loss
 from transforms.artifacts import ArtifactParams, ScanInfo, Undersampling, apply_artifacts, preset
-from transforms.artifacts.torchio import apply_by_torchio
 from transforms.diffusion.scheme import default_scheme
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -72,14 +72,22 @@ def _beside_torchio() -> None:
     image, drawn = _image(*SHAPE), _draw()
     on_cpu = image.cpu()
 
+    def apply(chosen: list[ArtifactParams]) -> Callable[[], None]:
+        return _finished(apply_artifacts, image[None], [chosen])
+
+    try:
+        from transforms.artifacts.torchio import apply_by_torchio  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        print(f"TorchIO: not measured ({error})")
+        alone = {"all five": apply(drawn), **{params.artifact: apply([params]) for params in drawn}}
+        report(f"one sample of {'x'.join(map(str, SHAPE))}", side_by_side(alone, repeats=7))
+        return
+
     def by_torchio() -> torch.Tensor:
         corrupted = on_cpu
         for params in drawn:
             corrupted = apply_by_torchio(corrupted, params)
         return corrupted
-
-    def apply(chosen: list[ArtifactParams]) -> Callable[[], None]:
-        return _finished(apply_artifacts, image[None], [chosen])
 
     all_five = {"all five": apply(drawn), "all five, TorchIO 1 with eddy currents": by_torchio}
     report(f"one sample of {'x'.join(map(str, SHAPE))}", side_by_side(all_five, repeats=7))

@@ -42,4 +42,4 @@ def report(title: str, seconds: Mapping[str, list[float]]) -> None:
     print(f"\n{title} ({torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f})")
     for name, values in seconds.items():
         ratio = statistics.median(value / reference for value, reference in zip(values, first, strict=True))
-        print(f"  {name:<40} {statistics.median(values):8.3f} s   {ratio:6.2f} x the first")
+        print(f"  {name:<40} {statistics.median(values):9.4f} s   {ratio:6.2f} x the first")
