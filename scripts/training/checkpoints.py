@@ -116,7 +116,9 @@ class BestModel:
         if self.largest:
             state: Any = engine.state
             origin[LARGEST] = {name: float(torch.as_tensor(state.metric_details[name]).max()) for name in self.largest}
-        write_checkpoint(self.path, {"network": self.network.state_dict(), "origin": origin})
+        # weights of a GPU's memory cannot be loaded where there is none
+        weights = {name: values.cpu() for name, values in self.network.state_dict().items()}
+        write_checkpoint(self.path, {"network": weights, "origin": origin})
         logger.info("best %s so far: %.5f, saved to %s", self.metric, value, self.path)
 
     def state_dict(self) -> dict[str, Any]:

@@ -4,10 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
+from tests.slow import warm_python
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "data" / "bids"
@@ -40,12 +43,20 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def shell():
+def python():
+    """Executable like that of Python, whose commands need not import the libraries."""
+    # the path of a socket has to be short
+    with tempfile.TemporaryDirectory() as folder, warm_python.start(Path(folder)) as executable:
+        yield executable
+
+
+@pytest.fixture(scope="session")
+def shell(python):
     """Run ``python ...`` in the repository; return what it printed on both streams."""
 
     def run(*command, check=True, **options):
         done = subprocess.run(
-            [sys.executable, "-W", "ignore", *map(str, command)],
+            [python, "-W", "ignore", *map(str, command)],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -137,6 +148,7 @@ def clone(tmp_path):
 
 
 @pytest.fixture
-def environment():
-    """Variables with this interpreter's folder first in the path, as in an activated environment."""
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+def environment(python):
+    """Variables with this interpreter first in the path, as in an activated environment."""
+    folders = (python.parent, Path(sys.executable).parent, os.environ["PATH"])
+    return {**os.environ, "PATH": os.pathsep.join(map(str, folders))}

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,13 +49,14 @@ def servers():
         process.wait(30)
 
 
-def test_every_command_runs_in_a_fresh_copy(demo, auxiliary, clone, environment, servers):
-    folder, _ = demo
+def test_every_command_runs_in_a_fresh_copy(demo, auxiliary, clone, environment, servers, tmp_path):
+    # a participant for each split is enough
+    bids = shutil.copytree(demo[0] / "clinical" / "raw", tmp_path / "bids", ignore=shutil.ignore_patterns("sub-0[456]"))
     places = {
         "path/to/hcp": auxiliary / "raw",
-        "path/to/bids": folder / "clinical" / "raw",
-        "path/to/derivatives": folder / "clinical" / "raw" / "derivatives" / "truth",
-        "path/to/sub-01_dwi.nii.gz": folder / "clinical" / "raw" / "sub-01" / "dwi" / "sub-01_dwi.nii.gz",
+        "path/to/bids": bids,
+        "path/to/derivatives": bids / "derivatives" / "truth",
+        "path/to/sub-01_dwi.nii.gz": bids / "sub-01" / "dwi" / "sub-01_dwi.nii.gz",
     }
     assert len(commands()) >= 25
     for command in commands():
