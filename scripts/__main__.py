@@ -226,6 +226,10 @@ def export(
         typer.Option(help="model.pt of a training.", show_default="that of bundle/models, for restoration only"),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the bundle.", show_default="dmri_TASK")] = None,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(help="Folder of an evaluation of this network: its figures go into the model card."),
+    ] = None,
 ) -> None:
     """Write a bundle for the MONAI model zoo, which needs nothing of this project: configs, code, models, model card.
 
@@ -233,7 +237,7 @@ def export(
     """
     from scripts.export import export_bundle
 
-    folder = export_bundle(task.value, out, checkpoint, name)
+    folder = export_bundle(task.value, out, checkpoint, name, evaluation)
     typer.echo(f"{folder}: a bundle for {task.value}, and {folder}.zip")
 
 

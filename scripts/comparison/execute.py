@@ -72,7 +72,8 @@ def _perform(job: Job, folder: Path, store: Store) -> str:
         store.mark_complete(trained, _evaluate_restoration(job, folder))
     elif job.evaluate:
         evaluation = folder / "evaluation"
-        skip = {} if run.baselines else {"evaluating::1::_disabled_": True}
+        # no model card is made of it
+        skip = {"evaluating::2::_disabled_": True, **({} if run.baselines else {"evaluating::1::_disabled_": True})}
         _work("evaluating", [*run.configs, "evaluate"], job, EVALUATION, skip)
         evaluated = str(read_json(evaluation / RUN_FILE)["run_id"])
         tables = [evaluation / "scans.csv", *([evaluation / "baselines.csv"] if run.baselines else [])]

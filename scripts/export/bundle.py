@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from scripts.version import ROOT
 from transforms.diffusion.scheme import default_scheme
 from transforms.errors import InputError
 
+if TYPE_CHECKING:
+    from scripts.export.scores import Scores
+
 PROJECT = ROOT / "bundle"
 """The project's own bundle, from which exports are made."""
 
@@ -36,7 +39,9 @@ MIDNIGHT = (1980, 1, 1, 0, 0, 0)
 """Date of all files of a zip, so that the same content gives the same bytes: the earliest that a zip can hold."""
 
 
-def export_bundle(task: str, out: Path, checkpoint: Path | None = None, name: str | None = None) -> Path:
+def export_bundle(
+    task: str, out: Path, checkpoint: Path | None = None, name: str | None = None, evaluation: Path | None = None
+) -> Path:
     """Write a bundle and its zip.
 
     Args:
@@ -44,12 +49,14 @@ def export_bundle(task: str, out: Path, checkpoint: Path | None = None, name: st
         out: folder that gets the bundle as the folder ``name``, and ``name.zip``.
         checkpoint: of the network; None for the one that the project ships, which restores.
         name: of the bundle, ``dmri_<task>`` by default.
+        evaluation: folder of an evaluation of these weights, whose figures the model card gets.
 
     Returns:
         folder of the bundle.
 
     Raises:
-        InputError: the checkpoint is missing or is that of another task, or the folder is not empty.
+        InputError: the checkpoint is missing or is that of another task, the folder is not empty, or the evaluation is
+            that of other weights.
     """
     name = name or f"dmri_{task}"
     if not re.fullmatch(r"[A-Za-z][\w.-]*", name):
@@ -60,13 +67,19 @@ def export_bundle(task: str, out: Path, checkpoint: Path | None = None, name: st
         raise InputError(f"--checkpoint: found none, expected the model.pt of a fine-tuning for {task}.")
     content = read_checkpoint(checkpoint or SHIPPED)
     require_origin(content, str(checkpoint or SHIPPED), task=task)
+    scores = None
+    if evaluation is not None:
+        # its libraries are those of comparisons
+        from scripts.export.scores import read_scores  # noqa: PLC0415
+
+        scores = read_scores(evaluation, checkpoint or SHIPPED)
     if (out / name).exists():
         raise InputError(f"{out / name}: found a folder or file there, expected a name that is free in {out}.")
     out.mkdir(parents=True, exist_ok=True)
     # whole or not at all: what is unfinished goes with this folder
     with tempfile.TemporaryDirectory(dir=out, prefix=f".{name}.") as unfinished:
         bundle = Path(unfinished) / name
-        network = write_bundle(bundle, task, content, checkpoint is None)
+        network = write_bundle(bundle, task, content, checkpoint is None, scores)
         save_models(network, bundle)
         _remove_caches(bundle)
         write_zip(bundle, out / f"{name}.zip")
@@ -74,7 +87,9 @@ def export_bundle(task: str, out: Path, checkpoint: Path | None = None, name: st
     return out / name
 
 
-def write_bundle(bundle: Path, task: str, content: Mapping[str, Any], shipped: bool) -> torch.nn.Module:
+def write_bundle(
+    bundle: Path, task: str, content: Mapping[str, Any], shipped: bool, scores: Scores | None = None
+) -> torch.nn.Module:
     """Write all of a bundle but the formats that are made from its network.
 
     Args:
@@ -82,6 +97,7 @@ def write_bundle(bundle: Path, task: str, content: Mapping[str, Any], shipped: b
         task: a key of ``SOURCES``.
         content: checkpoint with its origin, of this task.
         shipped: whether the weights are those that the project ships.
+        scores: of a test, for the model card.
 
     Returns:
         the network with its weights.
@@ -107,7 +123,7 @@ def write_bundle(bundle: Path, task: str, content: Mapping[str, Any], shipped: b
     _copy(PROJECT / "configs" / "logging.conf", bundle / "configs" / "logging.conf")
     _copy(PROJECT / "LICENSE", bundle / "LICENSE")
     write_text(bundle / "docs" / "data_license.txt", data_license(PROJECT / "docs", shipped))
-    write_text(bundle / "docs" / "README.md", model_card(PROJECT / "docs", bundle.name, task, metadata, origin))
+    write_text(bundle / "docs" / "README.md", model_card(PROJECT / "docs", bundle.name, task, metadata, origin, scores))
     models = bundle / "models"
     models.mkdir()
     torch.save(dict(content["network"]), models / "model.pt")

@@ -6,14 +6,18 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scripts.export.configs import measured
 
+if TYPE_CHECKING:
+    from scripts.export.scores import Scores
+
 TEMPLATE = Path(__file__).with_name("card.md")
 
-UNMEASURED = "not measured"
-"""What stands in the place of a figure that nobody measured."""
+UNTESTED = "Test on other scans: not measured. Failure cases: not measured."
+NO_SYSTEM = "Time and memory: not measured."
+"""What stands in the place of figures that nobody measured."""
 
 PARAMETERS = {
     "initialisation": "weights started from",
@@ -49,7 +53,14 @@ def data_license(docs: Path, shipped: bool) -> str:
     return f"{SHIPPED if shipped else OWN}\n{rest}"
 
 
-def model_card(docs: Path, name: str, task: str, metadata: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
+def model_card(
+    docs: Path,
+    name: str,
+    task: str,
+    metadata: Mapping[str, Any],
+    origin: Mapping[str, Any],
+    scores: Scores | None = None,
+) -> str:
     """Return the model card of a bundle, after the template of the model zoo.
 
     Args:
@@ -58,6 +69,7 @@ def model_card(docs: Path, name: str, task: str, metadata: Mapping[str, Any], or
         task: its task.
         metadata: its metadata.
         origin: what its checkpoint says of itself.
+        scores: of a test; None where there was none.
     """
     parameters = origin.get("parameters", {})
     training = {label: parameters[key] for key, label in PARAMETERS.items() if parameters.get(key)}
@@ -77,7 +89,9 @@ def model_card(docs: Path, name: str, task: str, metadata: Mapping[str, Any], or
         labels=metadata["label_classes"],
         output=f"{output['num_channels']} channels. {metadata['pred_classes']}",
         training=_table(training),
-        performance=_table({key: f"{value:.4g} | {UNMEASURED}" for key, value in figures.items()}),
+        performance=_table({key: f"{value:.4g}" for key, value in figures.items()}),
+        test=scores.test if scores else UNTESTED,
+        system=scores.system if scores else NO_SYSTEM,
         limits=limits,
         packages=", ".join(
             f"{package} {version}" for package, version in metadata["required_packages_version"].items()

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 
-from scripts.io.files import read_json
+from scripts.io.files import read_json, sha256
 from scripts.training.batch import PaddedCollate
 from scripts.training.metrics import angular_error
 from scripts.training.weights import read_checkpoint
@@ -94,6 +94,21 @@ def test_crossings_beat_the_majority_class(trained, cohort):
     assert floor < 0.7
     assert metrics["test_accuracy"] > floor + 0.05
     assert metrics["test_balanced_accuracy"] > 1 / 3 + 0.1
+
+
+def test_an_evaluation_says_what_it_was_made_of(trained, cohort):
+    out, _ = trained("crossings")
+    record = read_json(out / "evaluation" / "evaluation.json")
+    assert record["checkpoint"] == sha256(out / "model.pt")
+    assert record["split"] == "test"
+    listed = read_json(cohort / "datalist.json")["test"]
+    assert record["participants"] == {entry["scan"]: entry["participant"] for entry in listed}
+    system = record["system"]
+    # sides are padded to multiples of 8
+    sides = [nib.load(cohort / entry["image"]).shape[:3] for entry in listed]
+    assert system["grid"] == [8 * -(-side // 8) for side in max(sides, key=np.prod)]
+    assert system["seconds"] > 0
+    assert 0.1 < system["memory_gib"] < 100
 
 
 def test_directions_beat_the_best_constant_one(trained, cohort):
