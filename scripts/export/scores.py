@@ -61,7 +61,8 @@ def read_scores(folder: Path, checkpoint: Path) -> Scores:
     ]
     system = record["system"]
     grid = " x ".join(map(str, system["grid"]))
-    place = f"{system['threads']} threads of a CPU" if system["device"] == "CPU" else system["device"]
+    threads = f"{system['threads']} thread{'s' if system['threads'] > 1 else ''}"
+    place = f"{threads} of a CPU" if system["device"] == "CPU" else system["device"]
     whose = "the whole process" if system["device"] == "CPU" else "the GPU"
     return Scores(
         "\n".join(lines),
