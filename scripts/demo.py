@@ -115,7 +115,7 @@ def run_demo(out: Path, jobs: int) -> None:
     table = Table("method", "macro F1 on the test subjects")
     for name, weights in runs.items():
         folder = out / f"segmentation_{name}"
-        train(task, folder, EPOCHS, val_interval=10, learning_rate=0.002, **data, **weights)
+        train(task, folder, EPOCHS, val_interval=10, learning_rate=0.003, **data, **weights)
         bundle("evaluating", [*task, "evaluate"], output_dir=folder, checkpoint=folder / "model.pt", **data)
     for name in runs:
         table.add_row(name, f"{read_scores(out / f'segmentation_{name}' / 'evaluation')['network']:.4f}")
