@@ -248,7 +248,11 @@ def _copied(config: Any) -> Any:
 
 
 def _makeable(parser: ConfigParser, run: str, without: Collection[str]) -> list[str]:
-    """List the ids that a run refers to, the deepest first, and their parts, but for those that need some ids."""
+    """List the ids that a run refers to, the deepest first, and their parts, but for those that need some ids.
+
+    The steps of the run are its work, and not listed: an evaluation would take place in its own check.
+    """
+    work = {run, *(f"{run}::{key}" for key, _ in _parts(parser.get(run)))}
     needs: dict[str, bool] = {}
     names: list[str] = []
 
@@ -260,7 +264,7 @@ def _makeable(parser: ConfigParser, run: str, without: Collection[str]) -> list[
             parts = [f"{name}::{key}" for key, part in _parts(config) if isinstance(part, dict | list)]
             used = [visit(one) for one in [*dict.fromkeys(references(config)), *parts]]
             needs[name] = name in without or any(used)
-            if not needs[name] and isinstance(config, str | dict | list):
+            if not needs[name] and name not in work and isinstance(config, str | dict | list):
                 names.append(name)
         return needs[name]
 

@@ -18,7 +18,7 @@ from transforms.diffusion.scheme import default_scheme
 
 ROOT = Path(__file__).parents[2]
 PRETRAIN, FINETUNE, EVALUATE = ["pretrain"], ["finetune", "segmentation"], ["finetune", "segmentation", "evaluate"]
-INFERENCE = ["inference_direction"]
+RESTORATION, INFERENCE = ["pretrain", "evaluate_restoration"], ["inference_direction"]
 FILTERS = [2, 4, 4, 4]
 
 
@@ -29,15 +29,18 @@ def _in_root(monkeypatch):
 
 @pytest.fixture(scope="module")
 def cohorts(tmp_path_factory):
-    """Folder of two prepared cohorts of six directions, and of a checkpoint for each of two uses of a network."""
+    """Folder of two prepared cohorts of six directions, and of a checkpoint for each of three uses of a network."""
     folder = tmp_path_factory.mktemp("cohorts")
     write_tiny_cohorts(folder, training=2)
-    for name, task, scheme in (("segmentation", "segmentation", SCHEME), ("direction", "direction", default_scheme())):
-        channels = {"in_channels": len(scheme), "out_channels": 4 if task == "segmentation" else 6}
-        network = BrainUNet(**channels, filters=FILTERS if task == "segmentation" else (16, 32, 64, 128))
+    for task, channels, scheme, filters in (
+        ("segmentation", 4, SCHEME, FILTERS),
+        ("restoration", 6, SCHEME, FILTERS),
+        ("direction", 6, default_scheme(), (16, 32, 64, 128)),
+    ):
+        network = BrainUNet(len(scheme), channels, filters=filters)
         preparation = {"bvalue": 1000.0, "voxel_size": 2.4, "scheme": scheme.tolist()}
         origin = {"parameters": {"task": task}, "preparation": preparation}
-        write_checkpoint(folder / f"{name}.pt", {"network": network.state_dict(), "origin": origin})
+        write_checkpoint(folder / f"{task}.pt", {"network": network.state_dict(), "origin": origin})
     return folder
 
 
@@ -58,6 +61,8 @@ def initialize(cohorts, mlflow_store, tmp_path):
             own |= {"output_channels": 6}
         if "evaluate" in names:
             own |= {"checkpoint": str(cohorts / "segmentation.pt")}
+        if "evaluate_restoration" in names:
+            own |= {"checkpoint": str(cohorts / "restoration.pt")}
         files = [str(ROOT / "bundle" / "configs" / f"{name}.json") for name in names]
         workflow = ConfigWorkflow(files, run_id=run_id, logging_file=False, **{**own, **overrides})
         workflow.initialize()
@@ -210,7 +215,7 @@ def test_a_folder_of_an_earlier_training_or_of_none_to_resume_is_refused_before_
     assert "checkpoint_epoch=3.pt: found the checkpoint of an earlier training" in str(input_error(raised.value))
 
 
-@pytest.mark.parametrize("names", [PRETRAIN, FINETUNE, EVALUATE, INFERENCE], ids="+".join)
+@pytest.mark.parametrize("names", [PRETRAIN, FINETUNE, EVALUATE, RESTORATION, INFERENCE], ids="+".join)
 def test_what_is_right_passes_loads_no_scan_and_leaves_nothing(initialize, names, tmp_path, monkeypatch):
     monkeypatch.setattr("monai.transforms.LoadImaged.__call__", lambda *_: pytest.fail("a scan was loaded"))
     values = {"dwi": "a.nii.gz"} if names == INFERENCE else {}
