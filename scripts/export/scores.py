@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from scripts.comparison.statistics import FEW, interval
+from scripts.comparison.statistics import FEW, interval, mean_of_scans
 from scripts.io.files import read_json, sha256
 from scripts.training.evaluation_record import RECORD_FILE
 from transforms.errors import InputError
@@ -79,9 +79,10 @@ def _scores(folder: Path, participants: Mapping[str, str]) -> list[str]:
     if (folder / "baselines.csv").is_file():
         others = _read(folder / "baselines.csv", ("method", "scan", "metric", "class", "value"))
         leading = scans["metric"].iloc[0]
-        means = others[others["metric"] == leading].groupby(["method", "scan"], sort=False)["value"].mean()
+        others = others[others["metric"] == leading].assign(subject=others["scan"].map(participants))
+        means = mean_of_scans(others, ["method", "subject"]).groupby("method")["value"].mean()
         rows += ["", f"| method, on the same scans | {leading} |", "|---|---|"]
-        rows += [f"| {method} | {mean:.4g} |" for method, mean in means.groupby("method", sort=False).mean().items()]
+        rows += [f"| {method} | {means[method]:.4g} |" for method in dict.fromkeys(others["method"])]
     return rows
 
 

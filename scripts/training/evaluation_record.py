@@ -49,8 +49,8 @@ def record_evaluation(
         device: device of the evaluation.
     """
     items = [dataset[index] for index in range(len(dataset))]  # type: ignore[arg-type]
-    image = max((item["image"] for item in items), key=torch.numel)[None].to(device, torch.float32)
     device = torch.device(device)
+    image = max((item["image"] for item in items), key=torch.numel)[None].to(device, torch.float32)
     network.eval()
     seconds = []
     for _ in range(PASSES + 1):

@@ -13,7 +13,7 @@ from scripts.io.gradients import read_bvecs
 from scripts.training.weights import read_checkpoint
 
 COARSE = 5.0
-"""Voxel size in mm of the pretraining here: an eighth of a minute a step at 2.4 mm, half a second at this."""
+"""Voxel size in mm of the pretraining here: a ninth of the voxels that 2.4 mm make."""
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +27,8 @@ def prepared(real, shell, tmp_path_factory):
 def pretrained(real, shell, bundle, tmp_path_factory):
     """A network pretrained on the real scans: on one, with validation on the other, from another scanner.
 
-    A minute of training on one scan returns another one's attenuation with an error of 0.1, which is below that of
-    strong artifacts.
+    So short a training on one scan returns another one's attenuation with an error that is below that of strong
+    artifacts, not of weak ones.
     """
     folder = tmp_path_factory.mktemp("pretrained")
     cohort = folder / "prepared"
