@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+import torch
 from monai.bundle import create_workflow
 
 from scripts.comparison.runs import Run, config_files, folder_of
@@ -59,6 +60,8 @@ def perform(job: Job) -> str:
         raise KeyboardInterrupt from None
     finally:
         gc.collect()
+        # other processes may share the GPU, and PyTorch keeps what a run has freed
+        torch.cuda.empty_cache()
 
 
 def _perform(job: Job, folder: Path, store: Store) -> str:
