@@ -54,13 +54,14 @@ def _show_version(wanted: bool) -> None:
 def options(
     debug: Annotated[bool, typer.Option(help="Show where an error comes from.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no notes and warnings.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print what the libraries log, too.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and its commit.")
     ] = False,
 ) -> None:
     """Options of all commands; they stand before the command."""
-    if quiet:
-        logging.getLogger().setLevel(logging.ERROR)
+    if quiet or verbose:
+        logging.getLogger().setLevel(logging.ERROR if quiet else logging.INFO)
     if isinstance(sys.stdout, TextIOWrapper):
         # names of files may be in any encoding
         sys.stdout.reconfigure(errors=NOT_UTF8)

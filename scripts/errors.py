@@ -21,8 +21,9 @@ UNUSABLE = {
     errno.ENOTDIR,
     errno.EISDIR,
     errno.EEXIST,
+    errno.ENOENT,
 }
-"""Errors of a place: no right to it, read-only, full, or a file where a folder should be."""
+"""Errors of a place: no right to it, read-only, full, not there, or a file where a folder should be."""
 
 
 def input_error(error: BaseException) -> InputError | None:

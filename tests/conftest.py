@@ -1,5 +1,7 @@
 """Voxel grids of several orientations, directions and scans on disk: what tests of every folder need."""
 
+import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +9,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
+
+from tests import warm_python
+
+ROOT = Path(__file__).parents[1]
 
 VOXEL_SIZE = (2.0, 1.5, 3.0)
 """In mm along the voxel axes; no two alike, so that exchanged axes are seen."""
@@ -90,3 +96,31 @@ def write_scan() -> Callable[..., Path]:
         return dwi
 
     return write
+
+
+@pytest.fixture(scope="session")
+def python():
+    """Executable like that of Python, whose commands need not import the libraries."""
+    # the path of a socket has to be short
+    with tempfile.TemporaryDirectory() as folder, warm_python.start(Path(folder)) as executable:
+        yield executable
+
+
+@pytest.fixture(scope="session")
+def shell(python):
+    """Run ``python ...`` in the repository; return what it printed on both streams."""
+
+    def run(*command, check=True, **options):
+        done = subprocess.run(
+            [python, "-W", "ignore", *map(str, command)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            **options,
+        )
+        assert not check or done.returncode == 0, done.stdout[-5000:]
+        return done
+
+    return run

@@ -35,6 +35,9 @@ PROJECT = ROOT / "bundle"
 SHIPPED = PROJECT / "models" / "restoration.pt"
 """The checkpoint that the project ships."""
 
+SHIPPED_EVALUATION = PROJECT / "models" / "restoration_evaluation"
+"""The evaluation of it; docs/artifacts.md has its command."""
+
 MIDNIGHT = (1980, 1, 1, 0, 0, 0)
 """Date of all files of a zip, so that the same content gives the same bytes: the earliest that a zip can hold."""
 
@@ -49,18 +52,19 @@ def export_bundle(
         out: folder that gets the bundle as the folder ``name``, and ``name.zip``.
         checkpoint: of the network; None for the one that the project ships, which restores.
         name: of the bundle, ``dmri_<task>`` by default.
-        evaluation: folder of an evaluation of these weights, whose figures the model card gets.
+        evaluation: folder of an evaluation of these weights, whose figures the model card gets; the shipped weights
+            have one.
 
     Returns:
         folder of the bundle.
 
     Raises:
-        InputError: the checkpoint is missing or is that of another task, the folder is not empty, or the evaluation is
+        InputError: the checkpoint is missing or is that of another task, the name is taken, or the evaluation is
             that of other weights.
     """
     name = name or f"dmri_{task}"
     if not re.fullmatch(r"[A-Za-z][\w.-]*", name):
-        raise InputError(f"--name: found {name!r}, expected letters, digits and underscores.")
+        raise InputError(f"--name: found {name!r}, expected a letter, then letters, digits, '_', '-' and '.'.")
     if not PROJECT.is_dir():
         raise InputError(f"{PROJECT}: no such folder, expected a checkout of the project, from which exports are made.")
     if checkpoint is None and task != "restoration":
@@ -68,13 +72,16 @@ def export_bundle(
     content = read_checkpoint(checkpoint or SHIPPED)
     require_origin(content, str(checkpoint or SHIPPED), task=task)
     scores = None
+    if checkpoint is None:
+        evaluation = evaluation or SHIPPED_EVALUATION
     if evaluation is not None:
         # its libraries are those of comparisons
         from scripts.export.scores import read_scores  # noqa: PLC0415
 
         scores = read_scores(evaluation, checkpoint or SHIPPED)
-    if (out / name).exists():
-        raise InputError(f"{out / name}: found a folder or file there, expected a name that is free in {out}.")
+    for place in (out / name, out / f"{name}.zip"):
+        if place.exists():
+            raise InputError(f"{place}: found a folder or file there, expected a name that is free in {out}.")
     out.mkdir(parents=True, exist_ok=True)
     # whole or not at all: what is unfinished goes with this folder
     with tempfile.TemporaryDirectory(dir=out, prefix=f".{name}.") as unfinished:
@@ -123,7 +130,10 @@ def write_bundle(
     _copy(PROJECT / "configs" / "logging.conf", bundle / "configs" / "logging.conf")
     _copy(PROJECT / "LICENSE", bundle / "LICENSE")
     write_text(bundle / "docs" / "data_license.txt", data_license(PROJECT / "docs", shipped))
-    write_text(bundle / "docs" / "README.md", model_card(PROJECT / "docs", bundle.name, task, metadata, origin, scores))
+    write_text(
+        bundle / "docs" / "README.md",
+        model_card(PROJECT / "docs", bundle.name, task, metadata, origin, shipped, scores),
+    )
     models = bundle / "models"
     models.mkdir()
     torch.save(dict(content["network"]), models / "model.pt")

@@ -25,6 +25,8 @@ PARAMETERS = {
     "preset": "preset of artifacts",
     "seed": "seed",
     "batch_size": "batch size",
+    "max_epochs": "epochs",
+    "train_size": "training participants",
     "learning_rate": "highest learning rate",
     "cohort": "checksum of the cohort",
     "code": "version of the code",
@@ -59,25 +61,28 @@ def model_card(
     task: str,
     metadata: Mapping[str, Any],
     origin: Mapping[str, Any],
+    shipped: bool,
     scores: Scores | None = None,
 ) -> str:
     """Return the model card of a bundle, after the template of the model zoo.
 
     Args:
-        docs: folder of the project's own model card, whose limits are those of each network.
+        docs: folder of the project's own model card, whose limits are those of each network; it also has those of the
+            weights that the project ships.
         name: of the bundle.
         task: its task.
         metadata: its metadata.
         origin: what its checkpoint says of itself.
+        shipped: whether the weights are those that the project ships.
         scores: of a test; None where there was none.
     """
     parameters = origin.get("parameters", {})
     training = {label: parameters[key] for key, label in PARAMETERS.items() if parameters.get(key)}
-    training |= {"epoch": origin["epoch"]} if "epoch" in origin else {}
+    training |= {"epoch of these weights": origin["epoch"]} if "epoch" in origin else {}
     output = metadata["network_data_format"]["outputs"]["pred"]
-    (limits,) = re.findall(
-        r"^## Limits\n\n(.*?)\n\n## ", (docs / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
-    )
+    card = (docs / "README.md").read_text("utf-8")
+    titles = ("Limits", "The weights that come with the bundle")[: 1 + shipped]
+    limits = [re.findall(rf"^## {title}\n\n(.*?)\n\n## ", card, re.DOTALL | re.MULTILINE)[0] for title in titles]
     figures = measured(origin)
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         name=name,
@@ -92,7 +97,7 @@ def model_card(
         performance=_table({key: f"{value:.4g}" for key, value in figures.items()}),
         test=scores.test if scores else UNTESTED,
         system=scores.system if scores else NO_SYSTEM,
-        limits=limits,
+        limits="\n\n".join(limits),
         packages=", ".join(
             f"{package} {version}" for package, version in metadata["required_packages_version"].items()
         ),

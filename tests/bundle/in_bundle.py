@@ -221,6 +221,24 @@ def missing_cohort():
     assert sentence.startswith("data: found no datalist.json")
 
 
+def compose():
+    """Artifacts and preprocessing in a pipeline of one's own."""
+    from monai.data import MetaTensor
+    from monai.transforms import Compose, ToTensord
+
+    from transforms import RandArtifactsd, RandNoised
+
+    pipeline = Compose([RandArtifactsd("image", preset="light"), RandNoised("image", prob=1.0), ToTensord("image")])
+    clean = MetaTensor(image(batch=1)[0], affine=torch.diag(torch.tensor([2.4, 2.4, 2.4, 1.0])))
+    scheme = json.loads(Path("models/origin.json").read_text())["origin"]["preparation"]["scheme"]
+    gradients = np.column_stack([scheme, np.full(CHANNELS, 1000.0)])
+    scan = {"image": clean, "mask": MetaTensor(clean.sum(dim=0, keepdim=True) > 0), "gradients": gradients}
+    results = [pipeline.set_random_state(5)(scan)["image"] for _ in "ab"]
+    torch.testing.assert_close(results[0], results[1])
+    assert not torch.equal(results[0], clean)
+    torch.testing.assert_close(results[0].affine, clean.affine)
+
+
 def deploy():
     """Use ``model.ts`` alone, as MONAI Deploy does: metadata and the config of inference stand in the file."""
     extra = {"metadata.json": "", "inference.json": ""}

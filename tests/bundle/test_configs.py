@@ -4,7 +4,6 @@ import inspect
 import json
 import re
 import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -314,10 +313,10 @@ def test_blocks_that_stand_in_several_files_are_equal():
 
 
 @pytest.mark.skipif(not SCHEMA.is_file(), reason=f"the zoo's schema is not at {SCHEMA}, and nothing is downloaded")
-def test_metadata_follows_the_schema_of_the_model_zoo(tmp_path):
+def test_metadata_follows_the_schema_of_the_model_zoo(tmp_path, python):
     copy = tmp_path / "schema.json"
     copy.write_bytes(SCHEMA.read_bytes())
-    command = [sys.executable, "-m", "monai.bundle", "verify_metadata", "--meta_file", "bundle/configs/metadata.json"]
+    command = [python, "-m", "monai.bundle", "verify_metadata", "--meta_file", "bundle/configs/metadata.json"]
     done = subprocess.run([*command, "--filepath", str(copy)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     broken = json.loads((CONFIGS / "metadata.json").read_text())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -21,7 +22,7 @@ FOR_EACH = ("verify_metadata", "verify_net_in_out", "inference", "evaluation")
 CHECKS = {
     "restoration": (
         *("own_code", *FOR_EACH, "ckpt_export", "onnx_export", "formats", "load_folder", "load_zip"),
-        *("training", "federated", "missing_scan", "missing_cohort", "deploy"),
+        *("training", "federated", "missing_scan", "missing_cohort", "deploy", "compose"),
     ),
     "segmentation": (*FOR_EACH, "formats", "federated"),
     "crossings": FOR_EACH,
@@ -50,14 +51,14 @@ sys.meta_path.insert(0, Without())
 
 
 @pytest.fixture(scope="session")
-def python_in(tmp_path_factory):
+def python_in(python, tmp_path_factory):
     """Run Python in the folder of a bundle, where the project cannot be imported."""
     start = tmp_path_factory.mktemp("start")
     (start / "sitecustomize.py").write_text(WITHOUT)
     variables = {**os.environ, "PYTHONPATH": str(start), "PYTHONDONTWRITEBYTECODE": "1"}
 
     def run(bundle, *words, program=None):
-        command = [sys.executable, "-W", "ignore", *map(str, words)]
+        command = [python, "-W", "ignore", *map(str, words)]
         return subprocess.run(
             command, cwd=bundle, env=variables, input=program, capture_output=True, text=True, check=False
         )
@@ -139,6 +140,15 @@ def test_a_second_export_has_the_same_bytes_and_none_of_the_machine(exported_of,
         for path in (ROOT, small_project, tmp_path, sys.prefix, Path(torch.__file__).parents[1], Path.home()):
             assert not any(f"{path}/".encode() in content for content in contents), (name, path)
     assert first.with_name(f"{first.name}.zip").read_bytes() == second.with_name(f"{first.name}.zip").read_bytes()
+
+
+def test_the_python_of_the_card_runs_where_the_bundle_is_not(python_in, exported_of, tmp_path):
+    exported = exported_of("restoration")
+    (tmp_path / "bundles").symlink_to(exported.parent)
+    (code,) = re.findall(r"```python\n(.*?)```", (exported / "docs" / "README.md").read_text(), re.DOTALL)
+    done = python_in(tmp_path, "-c", f"{code}\nprint(type(network).__module__)")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == "scripts.network"
 
 
 def test_mlflow_tracking_of_monai_adds_to_the_same_run(python_in, exported_of, small_cohort, tmp_path):

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ pytestmark = pytest.mark.slow
 EPOCHS = 2
 
 
-def run(bundle, cohort, folder, *options, configs=("train", "multi_gpu_train"), processes=2):
+def run(python, bundle, cohort, folder, *options, configs=("train", "multi_gpu_train"), processes=2):
     report = {
         "_target_": "rank_report.RankReport",
         "network": "@network",
@@ -32,19 +31,19 @@ def run(bundle, cohort, folder, *options, configs=("train", "multi_gpu_train"), 
         command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *command]
     variables = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, "-W", "ignore", *command],
+        [python, "-W", "ignore", *command],
         check=False,
         **{"cwd": bundle, "env": variables, "capture_output": True, "text": True},
     )
 
 
 @pytest.fixture(scope="module", params=[("restoration", 2), ("segmentation", 1)], ids=["restoration", "segmentation"])
-def trained_by_two(request, exported_of, tmp_path_factory):
+def trained_by_two(request, python, exported_of, tmp_path_factory):
     """Folder of a training in two processes, and what each of them reports; one has a single scan for validation."""
     folder, cohort = tmp_path_factory.mktemp("two"), tmp_path_factory.mktemp("cohort")
     task, validated = request.param
     write_tiny_cohort(cohort, ["training"] * 4 + ["validation"] * validated)
-    done = run(exported_of(task, formats=False), cohort, folder)
+    done = run(python, exported_of(task, formats=False), cohort, folder)
     assert done.returncode == 0, done.stderr[-5000:]
     return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
@@ -81,8 +80,8 @@ def test_the_first_process_alone_writes_and_tracks(trained_by_two):
         assert len(client.get_metric_history(tracked.info.run_id, metric)) == EPOCHS
 
 
-def test_a_training_of_several_processes_needs_torchrun(exported_of, small_cohort, tmp_path):
-    done = run(exported_of("segmentation", formats=False), small_cohort, tmp_path, processes=0)
+def test_a_training_of_several_processes_needs_torchrun(python, exported_of, small_cohort, tmp_path):
+    done = run(python, exported_of("segmentation", formats=False), small_cohort, tmp_path, processes=0)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
         "error: multi_gpu: found no RANK, expected torchrun --nproc_per_node=N -m monai.bundle run."

@@ -24,8 +24,8 @@ def test_the_version_needs_no_command():
     assert (done.exit_code, done.output) == (0, f"{code_state()}\n")
 
 
-@pytest.mark.parametrize(("options", "level"), [([], logging.WARNING), (["-q"], logging.ERROR)])
-def test_quiet_leaves_errors_alone(options, level, root_level, tmp_path):
+@pytest.mark.parametrize(("options", "level"), [([], logging.WARNING), (["-q"], logging.ERROR), (["-v"], logging.INFO)])
+def test_more_or_less_is_logged_and_errors_stay(options, level, root_level, tmp_path):
     root_level.setLevel(logging.WARNING)
     done = CliRunner().invoke(app, [*options, "report", "--out", str(tmp_path)])
     assert "found no mlflow.db" in str(done.exception)

@@ -3,7 +3,6 @@
 import errno
 import os
 import subprocess
-import sys
 
 import pytest
 import typer
@@ -60,16 +59,16 @@ def test_other_errors_say_their_type_in_one_line():
     assert reason(wrapped) == "ValueError: a broken header"
 
 
-def test_a_command_shows_where_an_error_comes_from_on_request():
+def test_a_command_shows_where_an_error_comes_from_on_request(python):
     done = subprocess.run(
-        [sys.executable, "-m", "scripts", "--debug", "prepare", "--layout", "bids", "--input", "x", "--out", "y"],
+        [python, "-m", "scripts", "--debug", "prepare", "--layout", "bids", "--input", "x", "--out", "y"],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 1
     assert "Traceback" in done.stderr
-    wrong = subprocess.run([sys.executable, "-m", "scripts", "lable"], capture_output=True, text=True, check=False)
+    wrong = subprocess.run([python, "-m", "scripts", "lable"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert "No such command" in wrong.stderr
 
@@ -115,12 +114,12 @@ workflow.initialize()
 
 
 @pytest.mark.parametrize("handled", [True, False])
-def test_a_program_that_runs_a_config_gets_an_exception_and_a_person_a_sentence(handled):
+def test_a_program_that_runs_a_config_gets_an_exception_and_a_person_a_sentence(handled, python):
     """The scan of the config is not there. ``SystemExit`` would end a program that can go on without it."""
     attempt = "workflow.run()"
     if handled:
         attempt = "try:\n    workflow.run()\nexcept Exception as error:\n    print('goes on without', error.__cause__)"
-    done = subprocess.run([sys.executable, "-c", PROGRAM.format(attempt)], capture_output=True, text=True, check=False)
+    done = subprocess.run([python, "-c", PROGRAM.format(attempt)], capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
     sentence = "none.nii.gz: no such file, expected a NIfTI image."
     if handled:
@@ -132,9 +131,9 @@ def test_a_program_that_runs_a_config_gets_an_exception_and_a_person_a_sentence(
 
 
 @pytest.mark.parametrize("debug", [False, True, "false", "true"])
-def test_another_error_of_a_config_is_one_line_unless_debugged(debug):
+def test_another_error_of_a_config_is_one_line_unless_debugged(debug, python):
     code = f"from scripts.errors import explain_errors as explain\nexplain({debug!r})\nexplain({debug!r})\n1 / 0"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.count("Traceback") == (str(debug).lower() == "true")
     last = "error: ZeroDivisionError: division by zero (--debug shows where it comes from)"

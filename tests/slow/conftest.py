@@ -4,13 +4,10 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
-
-from tests.slow import warm_python
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "data" / "bids"
@@ -40,34 +37,6 @@ def pytest_collection_modifyitems(items):
         return FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST)
 
     items.sort(key=place)
-
-
-@pytest.fixture(scope="session")
-def python():
-    """Executable like that of Python, whose commands need not import the libraries."""
-    # the path of a socket has to be short
-    with tempfile.TemporaryDirectory() as folder, warm_python.start(Path(folder)) as executable:
-        yield executable
-
-
-@pytest.fixture(scope="session")
-def shell(python):
-    """Run ``python ...`` in the repository; return what it printed on both streams."""
-
-    def run(*command, check=True, **options):
-        done = subprocess.run(
-            [python, "-W", "ignore", *map(str, command)],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            **options,
-        )
-        assert not check or done.returncode == 0, done.stdout[-5000:]
-        return done
-
-    return run
 
 
 def bundle_command(run, configs, **overrides):
@@ -117,7 +86,7 @@ def auxiliary(tmp_path_factory, shell):
 
     def make(folder):
         raw, prepared = folder / "raw", folder / "prepared"
-        made = shell("-m", "scripts", "phantom", "--kind", "auxiliary", "--subjects", 4, "--out", raw)
+        made = shell("-m", "scripts", "phantom", "--kind", "auxiliary", "--subjects", 3, "--out", raw)
         places = ["--input", raw, "--out", prepared]
         return made.stdout + shell("-m", "scripts", "prepare", "--layout", "hcp", *places).stdout
 

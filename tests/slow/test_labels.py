@@ -1,15 +1,7 @@
-"""Labels of real scans, of a phantom of life size, by two processes, by Dask; and a command that was stopped."""
+"""Labels of real scans, and of a phantom of life size."""
 
 import csv
-import functools
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -20,10 +12,17 @@ from scripts.labels import label_cohort
 from scripts.labels.tissue_sources import dice
 from scripts.phantom import write_phantom
 from scripts.phantom.truth import at_nearest_voxels
-
-ROOT = Path(__file__).parents[2]
+from transforms.diffusion import csd
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def without_fibres(monkeypatch):
+    """Tissue alone: fibres take as long, and other tests look at them."""
+    monkeypatch.setattr(
+        csd, "_peaks_of_voxels", lambda signals, *_: (np.zeros(len(signals)), np.zeros((len(signals), 3)))
+    )
 
 
 def rows(prepared):
@@ -50,7 +49,7 @@ def test_real_scan_without_a_t1_states_its_order_and_route(real, tmp_path):
     assert (across.argmax(axis=-1) == 0)[across.max(axis=-1) > 0.8].mean() > 0.3
 
 
-def test_t1_of_a_real_scan_is_aligned(real, tmp_path):
+def test_t1_of_a_real_scan_is_aligned(real, tmp_path, without_fibres):
     prepare_cohort("bids", real, tmp_path, bvalue=2500.0)
     assert not any(outcome.failure for outcome in label_cohort(tmp_path))
     found = rows(tmp_path)
@@ -61,7 +60,7 @@ def test_t1_of_a_real_scan_is_aligned(real, tmp_path):
         assert float(row["registration_shift_mm"]) < 6
 
 
-def test_tissue_of_a_phantom_of_life_size(tmp_path):
+def test_tissue_of_a_phantom_of_life_size(tmp_path, without_fibres):
     raw = write_phantom("clinical", 1, 3, tmp_path / "raw", "standard")
     prepare_cohort("bids", raw, tmp_path / "prepared")
     (outcome,) = label_cohort(tmp_path / "prepared")
@@ -74,87 +73,3 @@ def test_tissue_of_a_phantom_of_life_size(tmp_path):
     labels = np.asarray(found.dataobj)[inside]
     overlaps = [dice(labels == t, truth == t) for t in (1, 2, 3)]
     assert np.mean(overlaps) >= 0.85
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    """A prepared cohort of two phantoms, and the table of its labels by one process."""
-    folder = tmp_path_factory.mktemp("two")
-    raw = write_phantom("clinical", 2, 5, folder / "raw")
-    prepare_cohort("bids", raw, folder / "prepared")
-    one = shutil.copytree(folder, folder.with_name("one")) / "prepared"
-    assert not any(outcome.failure for outcome in label_cohort(one))
-    return folder, (one / "labels.tsv").read_text()
-
-
-@pytest.fixture
-def cohort(two, tmp_path):
-    return shutil.copytree(two[0], tmp_path / "two") / "prepared"
-
-
-@pytest.fixture
-def dask():
-    """Start Dask's own commands by their words; all are ended with the test."""
-    running = []
-
-    def start(*words):
-        running.append(subprocess.Popen([sys.executable, "-m", "dask", *map(str, words)], start_new_session=True))
-        return running[-1]
-
-    yield start
-    for process in running:
-        process.terminate()
-        process.wait(60)
-
-
-def wait_for(condition, seconds=180):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)
-
-
-def test_two_processes_give_what_one_gives(two, cohort):
-    assert not any(outcome.failure for outcome in label_cohort(cohort, jobs=2))
-    assert (cohort / "labels.tsv").read_text() == two[1]
-
-
-def test_workers_of_a_scheduler_give_what_one_process_gives_though_one_is_killed(two, cohort, dask, tmp_path, shell):
-    known = tmp_path / "scheduler.json"
-    dask("scheduler", "--no-dashboard", "--port", 0, "--host", "127.0.0.1", "--scheduler-file", known)
-    wait_for(known.is_file)
-    words = ["worker", "--no-dashboard", "--nthreads", 1, "--memory-limit", 0, "--scheduler-file", known]
-    victim = dask(*words, "--no-nanny")
-    command = [sys.executable, "-m", "scripts", "label", "--prepared", cohort, "--scheduler"]
-    with subprocess.Popen([*map(str, command), json.loads(known.read_text())["address"]], cwd=ROOT) as labelling:
-        # the first worker has a scan in hand when it is killed, and another takes it over
-        wait_for(lambda: list(cohort.rglob("*_desc-labels.json")))
-        victim.kill()
-        dask(*words)
-        assert labelling.wait(300) == 0
-    assert (cohort / "labels.tsv").read_text() == two[1]
-
-
-def test_a_command_that_was_stopped_goes_on_from_there(two, cohort, shell):
-    command = ["-m", "scripts", "label", "--prepared", cohort]
-    with subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # a shell that runs the tests in the background has its children ignore the signal
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
-    ) as running:
-        wait_for(lambda: list(cohort.rglob("*_desc-labels.json")))
-        os.killpg(running.pid, signal.SIGINT)
-        errors = running.communicate(timeout=60)[1]
-    assert running.returncode == 130
-    assert "stopped: 1 of 2 are done and kept, the same command goes on from there" in errors
-    assert "Traceback" not in errors
-    assert not list(cohort.rglob(".*"))
-    (done,) = cohort.rglob("*_desc-labels.json")
-    before = done.stat().st_mtime_ns
-    assert "2 scans done, 0 left out" in shell(*command).stdout
-    assert done.stat().st_mtime_ns == before
-    assert (cohort / "labels.tsv").read_text() == two[1]

@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -64,8 +63,8 @@ def test_the_command_fails_where_every_scan_is_left_out(tmp_path, heads):
     assert isinstance(result.exception, SystemExit)
 
 
-def test_the_command_ends_with_one_sentence_where_there_is_no_cohort(tmp_path):
-    command = [sys.executable, "-m", "scripts", "prepare", "--layout", "bids"]
+def test_the_command_ends_with_one_sentence_where_there_is_no_cohort(tmp_path, python):
+    command = [python, "-m", "scripts", "prepare", "--layout", "bids"]
     command += ["--input", str(tmp_path / "none"), "--out", str(tmp_path / "out")]
     root = Path(module.__file__).parents[2]
     done = subprocess.run(command, cwd=root, env=dict(os.environ), capture_output=True, text=True, check=False)
@@ -115,14 +114,14 @@ def test_brackets_in_a_path_are_printed_as_they_are(tmp_path, heads, scheme, cap
     assert f"left out sub-01: {scans['sub-01'].bvec}: no such file" in result.stderr + capfd.readouterr().err
 
 
-def test_a_folder_whose_name_is_in_another_encoding_is_no_obstacle(tmp_path, heads, scheme):
+def test_a_folder_whose_name_is_in_another_encoding_is_no_obstacle(tmp_path, heads, scheme, python):
     """What is printed and what stands in the table names it."""
     folder = tmp_path / os.fsdecode(b"K\xf6ln")
     heads.write_bids(folder / "raw", GOOD[:1])
     (folder / "masks").mkdir()
     options = ["--input", folder / "raw", "--out", folder / "out", "--scheme", scheme, "--voxel-size", VOXEL_SIZE]
     command = [
-        sys.executable,
+        python,
         "-m",
         "scripts",
         "prepare",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jsonschema
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from monai.bundle import ConfigParser
@@ -134,7 +135,16 @@ def test_every_figure_of_the_performance_is_that_of_the_checkpoint(exported):
         if "val_" in line
     }
     assert figures == {name: f"{value:.4g}" for name, value in known.items() if name.startswith("val_")}
-    assert not re.findall(r"\d", re.sub(r"^\|.*$", "", performance, flags=re.MULTILINE))
+    chosen, _, tested = performance.partition("Of a test:")
+    assert not re.findall(r"\d", re.sub(r"^\|.*$", "", chosen, flags=re.MULTILINE))
+    assert bool(tested) == (task == "restoration")
+    if tested:
+        errors = pd.read_csv(ROOT / "bundle" / "models" / "restoration_evaluation" / "artifacts.csv")
+        rows = [
+            [cell.strip() for cell in line.split("|")[1:4]] for line in tested.splitlines() if line.startswith("| ")
+        ]
+        means = errors.groupby("artifact", sort=False)[["error_before", "error_after"]].mean()
+        assert rows[1:] == [[name, f"{before:.4g}", f"{after:.4g}"] for name, before, after in means.itertuples()]
 
 
 def test_the_model_card_states_what_was_measured_and_no_more(exported):
@@ -143,7 +153,7 @@ def test_the_model_card_states_what_was_measured_and_no_more(exported):
     assert "$" not in text
     if task != "restoration":
         assert "| val_something | 0.25 |" in text
-        assert "| epoch | 7 |" in text
+        assert "| epoch of these weights | 7 |" in text
     weights = (bundle / "docs" / "data_license.txt").read_text()
     assert ("simulated brains alone" in weights) == (task == "restoration")
 
@@ -201,10 +211,26 @@ def test_a_task_without_a_shipped_network_needs_a_checkpoint(tmp_path):
         export_bundle("direction", tmp_path)
 
 
-def test_a_folder_that_is_there_stays_as_it_is(tmp_path):
-    (tmp_path / "mine").mkdir()
-    with pytest.raises(InputError, match="mine: found a folder or file there"):
+@pytest.mark.parametrize("name", ["mine", "mine.zip"])
+def test_what_is_there_stays_as_it_is(tmp_path, name):
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(InputError, match=f"{name}: found a folder or file there"):
         export_bundle("restoration", tmp_path, name="mine")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "precious")]
+
+
+def test_the_card_of_the_shipped_weights_has_their_test_and_their_limits(tmp_path):
+    card = (export_bundle("restoration", tmp_path) / "docs" / "README.md").read_text()
+    assert "not measured" not in card
+    assert "Of a test: 7 scans, one each of 7 participants" in card
+    assert "| epochs | 150 |" in card
+    assert "Do not trust a\n  real scan that they restored" in card
+
+
+def test_the_card_of_own_weights_says_nothing_of_the_shipped_ones(checkpoint_of, tmp_path):
+    card = (export_bundle("direction", tmp_path, checkpoint_of("direction")) / "docs" / "README.md").read_text()
+    assert "Test on other scans: not measured" in card
+    assert "Do not trust" not in card
 
 
 @pytest.mark.parametrize("name", ["../mine", "a/b", "1"])

@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -95,8 +94,8 @@ def test_the_truth_of_another_phantom_is_refused_and_labels_stay(cohort, tmp_pat
     assert read_json(cohort / "prepared" / DATALIST) == before
 
 
-def test_truth_scored_against_itself_is_right(cohort):
-    command = [sys.executable, "docs/figures/labels.py", cohort / "raw", cohort / "prepared"]
+def test_truth_scored_against_itself_is_right(cohort, python):
+    command = [python, "docs/figures/labels.py", cohort / "raw", cohort / "prepared"]
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "sub-01 labels by truth" in done.stdout

@@ -4,7 +4,6 @@ import csv
 import os
 import signal
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -211,7 +210,7 @@ def test_two_runs_of_one_name_are_two_runs(track, runs):
     assert sorted(found.info.status for found in runs()) == ["FAILED", "FINISHED"]
 
 
-def test_several_trainings_make_one_database(tmp_path):
+def test_several_trainings_make_one_database(tmp_path, python):
     code = """
 import sys
 from functools import partial
@@ -224,7 +223,7 @@ assert not tracker.behind
 tracker.close()
 """
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    words = [[sys.executable, "-W", "ignore", "-c", code, uri, str(tmp_path / str(index))] for index in range(3)]
+    words = [[python, "-W", "ignore", "-c", code, uri, str(tmp_path / str(index))] for index in range(3)]
     for process in [subprocess.Popen(line, stderr=subprocess.PIPE) for line in words]:
         _, error = process.communicate(timeout=400)
         assert process.returncode == 0, error.decode()[-2000:]

@@ -1,5 +1,6 @@
 """Weights of networks: exactly the expected tensors are taken over, or nothing."""
 
+import json
 import logging
 import pickle
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from scripts.training.weights import (
     read_checkpoint,
     transfer_weights,
     transferred,
+    write_origin,
 )
 from scripts.version import code_version
 from transforms.diffusion.scheme import default_scheme
@@ -173,6 +175,24 @@ class Trap:
 
     def __reduce__(self):
         return Path.touch, (self.trace,)
+
+
+@pytest.mark.parametrize("text", ["root:x:0:0:root:/root:/bin/bash\n", "absl-py==2.3.1\n", "{}", "\x80\x04."])
+def test_a_file_of_another_kind_is_no_checkpoint(text, tmp_path):
+    path = tmp_path / "model.pt"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"model\.pt: found no (checkpoint|tensors)"):
+        read_checkpoint(path)
+
+
+def test_an_origin_beside_that_holds_none_is_refused(tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save({"w": torch.ones(2)}, path)
+    write_origin(path, {})
+    beside = path.with_name("origin.json")
+    beside.write_text(json.dumps({"sha256": json.loads(beside.read_text())["sha256"]}))
+    with pytest.raises(InputError, match="found an origin that is none"):
+        read_checkpoint(path)
 
 
 def test_nothing_is_unpickled(tmp_path):

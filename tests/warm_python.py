@@ -30,7 +30,7 @@ from pathlib import Path
 LIBRARIES = (
     *("torch", "ignite.engine", "ignite.handlers", "monai.bundle", "monai.engines", "monai.handlers"),
     *("mlflow", "mlflow.store.tracking.sqlalchemy_store", "nibabel", "scipy.stats", "pandas", "matplotlib.pyplot"),
-    *("dipy.reconst.csdeconv", "dipy.reconst.dti", "dipy.direction", "SimpleITK", "statsmodels.api", "rich", "typer"),
+    *("dipy.reconst.csdeconv", "dipy.reconst.dti", "dipy.direction", "SimpleITK", "statsmodels.api", "rich"),
 )
 
 STREAMS = (0, 1, 2)
@@ -98,7 +98,11 @@ def answer(connection: socket.socket) -> None:
         os.environ.clear()
         os.environ.update(request["variables"])
         os.chdir(request["folder"])
-        sys.path[0] = request["folder"]
+        places = list(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
+        sys.path[:1] = [request["folder"], *places]
+        sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+        for place in filter(Path.is_file, (Path(place, "sitecustomize.py") for place in places)):
+            runpy.run_path(str(place))
         sys.executable = request["executable"]
         random.seed()
         sys.modules["numpy"].random.seed()
@@ -116,13 +120,22 @@ def answer(connection: socket.socket) -> None:
 
 
 def run(words: list[str]) -> int:
-    """Run ``[-W FILTER] -m MODULE ...`` as Python does, and return the exit code."""
-    while words[0] == "-W":
-        warnings.simplefilter(words[1])
-        words = words[2:]
-    sys.argv = words[1:]
+    """Run ``[-u] [-W FILTER] -m MODULE ...``, ``-c CODE ...``, ``- ...`` or ``FILE ...``, and return the exit code."""
+    while words[0] in ("-u", "-W"):
+        if words[0] == "-W":
+            warnings.simplefilter(words[1])
+        words = words[1 + (words[0] == "-W") :]
+    way = words.pop(0) if words[0] in ("-m", "-c") else None
+    sys.argv = words if way != "-c" else ["-c", *words[1:]]
     try:
-        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        if way == "-m":
+            runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+        elif way == "-c" or words[0] == "-":
+            code = words[0] if way else sys.stdin.read()
+            exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+        else:
+            sys.path[0] = str(Path(words[0]).absolute().parent)
+            runpy.run_path(words[0], run_name="__main__")
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return (end.code or 0) & 0xFF
@@ -154,7 +167,7 @@ if __name__ == "__main__":
     _, place, *asked = sys.argv
     if not asked:
         serve(place)
-    elif "-m" in asked[:3:2]:
-        sys.exit(ask(place, asked))
-    else:
+    elif set(asked) & {"-B", "-E", "-S", "-I"}:
         os.execv(sys.executable, [sys.executable, *asked])
+    else:
+        sys.exit(ask(place, asked))
