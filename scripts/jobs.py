@@ -18,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -26,6 +26,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from scripts.errors import reason
 from transforms.errors import InputError
+
+if TYPE_CHECKING:
+    from multiprocessing.sharedctypes import Synchronized
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -43,6 +46,13 @@ CONTEXT = multiprocessing.get_context("forkserver")
 
 console = Console(stderr=True)
 
+_worker = 0
+
+
+def worker_number() -> int:
+    """Return which of the processes of :func:`run_jobs` this is, from 0 on; 0 where there is one alone."""
+    return _worker
+
 
 @dataclass(frozen=True)
 class Outcome(Generic[Item, Result]):
@@ -53,7 +63,11 @@ class Outcome(Generic[Item, Result]):
     failure: str | None = None
 
 
-def _start_worker(level: int) -> None:
+def _start_worker(level: int, started: Synchronized[int]) -> None:
+    global _worker  # noqa: PLW0603
+    with started:
+        _worker = started.value
+        started.value += 1
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(format="%(message)s", level=level)
 
@@ -198,7 +212,9 @@ def _in_processes(
     """
     others = set(multiprocessing.active_children())
     level = logging.getLogger().level
-    pool = ProcessPoolExecutor(jobs, mp_context=CONTEXT, initializer=_start_worker, initargs=(level,))
+    pool = ProcessPoolExecutor(
+        jobs, mp_context=CONTEXT, initializer=_start_worker, initargs=(level, CONTEXT.Value("i", 0))
+    )
     try:
         with _for_workers(jobs):
             futures = {pool.submit(_attempt_in_worker, task, item): index for index, item in items.items()}

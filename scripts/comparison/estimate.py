@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Set as AbstractSet
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +15,6 @@ from rich.console import Console
 
 from scripts.cohort.datalist import load_entries
 from scripts.comparison.execute import log_to
-from scripts.comparison.plan import Plan, Settings
 from scripts.comparison.runs import Run, config_files
 
 STEPS = 4
@@ -55,20 +54,16 @@ def measure(run: Run) -> tuple[float, float]:
     return step, scan or step
 
 
-def estimate(settings: Settings, plan: Plan, done: AbstractSet[str], jobs: int) -> float:
+def estimate(missing: Sequence[Run], jobs: int) -> float:
     """Estimate the seconds that the missing runs of a comparison take in one process, and print the hours.
 
     Args:
-        settings: what is compared.
-        plan: its runs.
-        done: keys of those that are complete.
+        missing: runs to do.
         jobs: processes that share the work.
     """
     measured: dict[str, tuple[float, float]] = {}
     total = 0.0
-    for run in [*dict.fromkeys(plan.pretrainings.values()), *plan.fine_tunings]:
-        if run.key in done:
-            continue
+    for run in missing:
         kind = run.tags.get("task", " ".join(run.configs))
         if kind not in measured:
             console.print(f"measuring {STEPS} steps: {kind}", highlight=False)
@@ -76,7 +71,7 @@ def estimate(settings: Settings, plan: Plan, done: AbstractSet[str], jobs: int) 
         total += seconds(run, *measured[kind])
     console.print(
         f"The missing runs take about {total / 3600:.1f} hours in one process on this machine, loading and baselines "
-        f"not counted; {jobs} at a time share that." + (" Rates that are tried come on top." if settings.rates else "")
+        f"not counted; {jobs} at a time share that."
     )
     return total
 

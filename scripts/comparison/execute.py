@@ -17,6 +17,7 @@ from monai.bundle import create_workflow
 from scripts.comparison.runs import Run, config_files, folder_of
 from scripts.comparison.store import EXPERIMENT, Store, child_of
 from scripts.io.files import read_json
+from scripts.jobs import worker_number
 from scripts.training.checkpoints import epoch_checkpoints
 from scripts.training.epoch_metrics import RUN_FILE
 from scripts.training.tracking import EVALUATION
@@ -30,14 +31,14 @@ class Job:
         run: what is to be done.
         out: folder of the comparison.
         parent: id of the run of its setting in MLflow.
-        device: device, or None for that of the config.
+        devices: number of GPUs that the processes of this machine take in turn; 0 for the device of the config.
         evaluate: whether to evaluate too; a rate that is only tried is not.
     """
 
     run: Run
     out: Path
     parent: str | None
-    device: str | None = None
+    devices: int = 0
     evaluate: bool = True
 
     def __str__(self) -> str:
@@ -120,7 +121,8 @@ def _work(run_id: str, configs: Sequence[str], job: Job, stage: str | None, valu
         run_id=run_id,
         logging_file=False,
         **job.run.values,
-        **({"device": job.device} if job.device else {}),
+        # each process stays with its GPU
+        **({"device": f"cuda:{worker_number() % job.devices}"} if job.devices else {}),
         dataset_dir=str(job.run.dataset_dir),
         output_dir=str(job.run.folder(job.out)),
         **tracking,

@@ -14,6 +14,7 @@ from scripts.comparison.results import Results
 from scripts.comparison.statistics import interval, subject_scores
 
 WIDTH, HEIGHT = 3.6, 2.8
+LETTER, LINE = 0.075, 0.65
 """Size of a panel in inches."""
 
 
@@ -31,7 +32,10 @@ def panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
 def _legend(figure: Figure, axes: np.ndarray) -> None:
     found = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     if found:
-        figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=4, fontsize="small")
+        # as many beside each other as there is room for the longest name, with its line
+        widest = max(map(len, found)) * LETTER + LINE
+        columns = max(1, min(len(found), int(figure.get_figwidth() // widest)))
+        figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns, fontsize="small")
 
 
 def _curves(results: Results, curves: pd.DataFrame, ylabel: Callable[[str], str]) -> Figure:

@@ -14,7 +14,7 @@ from rich.table import Table
 from scripts.comparison.arms import ARMS
 from scripts.comparison.estimate import estimate
 from scripts.comparison.execute import Job, perform
-from scripts.comparison.plan import Plan, Settings, candidates, leading_metric, make_plan
+from scripts.comparison.plan import Plan, Settings, candidates, group, leading_metric, make_plan
 from scripts.comparison.runs import KEY_LENGTH, Run, Setting, checksum
 from scripts.comparison.store import Store
 from scripts.jobs import Outcome, run_jobs
@@ -45,7 +45,7 @@ def run_comparison(settings: Settings, jobs: int = 1, scheduler: str | None = No
         else:
             waiting[run.key] = f"its pretraining failed: {work.failures.get(run.weights, 'it is not there')}"
     if settings.rates:
-        runs = work.with_best_rates(runs)
+        runs = work.try_rates(runs)
     work.failures |= waiting
     work.do(runs, "fine-tuning")
     work.close([*runs, *(run for run in plan.fine_tunings if run.key in waiting)])
@@ -69,21 +69,23 @@ class Work:
         self.jobs, self.scheduler = jobs, scheduler
         self.failures: dict[str, str] = {}
         self.done = set(store.complete())
-        self.runs: Sequence[Run] = plan.fine_tunings
+        self.runs = with_best_rates(settings, plan, plan.fine_tunings, store)
         self.parents: dict[Setting, str] = {}
-        self.note_runs()
+        # while a rate is looked for, a report goes on showing what an earlier command has chosen
+        self.note_runs(update=not settings.rates)
 
-    def note_runs(self) -> None:
+    def note_runs(self, update: bool = True) -> None:
         """Say in the parent run of each setting which runs belong to it, so that a report sees what is missing."""
         for setting, runs in by_setting(self.runs).items():
+            rates = dict.fromkeys(f"{run.values['learning_rate']:g}" for run in runs)
             tags = {
                 **{key: runs[0].tags[key] for key in ("task", "initialisation", "train_size")},
                 **leading_metric(runs[0]),
                 **{"setting": checksum([self.plan.protocol, setting]), "protocol": self.plan.protocol},
-                **{"order": str(list(ARMS).index(setting[1])), "rate": f"{runs[0].values['learning_rate']:g}"},
+                **{"order": str(list(ARMS).index(setting[1])), "rate": ", ".join(rates)},
                 "runs": json.dumps({run.repetition: run.key[:KEY_LENGTH] for run in runs}),
             }
-            self.parents[setting] = self.store.parent(name_of(tags), tags)
+            self.parents[setting] = self.store.parent(name_of(tags), tags, update)
         self.store.set_protocol(self.plan.protocol)
 
     def do(self, runs: Sequence[Run], description: str, evaluate: bool = True) -> None:
@@ -95,10 +97,10 @@ class Work:
                 run,
                 self.settings.out,
                 self.parents.get(run.setting) if run.stage == "fine-tuning" else None,
-                f"cuda:{index % devices}" if devices > 1 and self.scheduler is None else None,
+                devices if devices > 1 and self.scheduler is None else 0,
                 evaluate,
             )
-            for index, run in enumerate(missing)
+            for run in missing
         ]
 
         def board(outcomes: Sequence[Outcome[Job, str]]) -> Table:
@@ -112,27 +114,14 @@ class Work:
             elif evaluate:
                 self.done.add(outcome.item.run.key)
 
-    def with_best_rates(self, runs: Sequence[Run]) -> list[Run]:
-        """Try the rates with the first seed of each setting, and give all of its runs the one that validates best."""
-        tried = candidates(self.plan, runs, self.settings.rates)
+    def try_rates(self, runs: Sequence[Run]) -> list[Run]:
+        """Try the rates with the first seed, and give all seeds the one that validates best."""
         trained = self.store.trained()
-        everything = [run for several in tried.values() for run in several]
+        everything = [run for several in candidates(self.plan, runs, self.settings.rates).values() for run in several]
         self.do([run for run in everything if run.key not in trained], "rates", evaluate=False)
-        trained = self.store.trained()
-        best = {setting: self._best_rate(several, trained) for setting, several in tried.items()}
-        self.runs = [self.plan.with_rate(run, best[run.setting]) for run in runs]
+        self.runs = with_best_rates(self.settings, self.plan, runs, self.store)
         self.note_runs()
-        return list(self.runs)
-
-    def _best_rate(self, runs: Sequence[Run], trained: Mapping[str, TrackedRun]) -> float:
-        """Choose the rate whose best validation is the best; the first one where no training came to its end."""
-        leading = leading_metric(runs[0])
-        sign = -1.0 if leading["lower_is_better"] == "true" else 1.0
-        scores = {}
-        for run in runs:
-            values = self.store.history(trained[run.key], leading["metric"]).values() if run.key in trained else ()
-            scores[float(run.values["learning_rate"])] = max((sign * value for value in values), default=-math.inf)
-        return max(scores, key=lambda rate: scores[rate])
+        return self.runs
 
     def table(self, done: set[str], failed: set[str]) -> Table:
         """Return the table of what is done: a row for each task and number of training subjects."""
@@ -161,6 +150,30 @@ class Work:
             self.store.note_failures(parent, failed)
 
 
+def with_best_rates(settings: Settings, plan: Plan, runs: Sequence[Run], store: Store) -> list[Run]:
+    """Give each run the rate whose best validation is the best in its setting and fold, of those that are trained.
+
+    Where none is, it is the first rate.
+    """
+    if not settings.rates:
+        return list(runs)
+    trained = store.trained()
+    best = {
+        where: _best_rate(several, trained, store) for where, several in candidates(plan, runs, settings.rates).items()
+    }
+    return [plan.with_rate(run, best[group(run)]) for run in runs]
+
+
+def _best_rate(runs: Sequence[Run], trained: Mapping[str, TrackedRun], store: Store) -> float:
+    leading = leading_metric(runs[0])
+    sign = -1.0 if leading["lower_is_better"] == "true" else 1.0
+    scores = {}
+    for run in runs:
+        values = store.history(trained[run.key], leading["metric"]).values() if run.key in trained else ()
+        scores[float(run.values["learning_rate"])] = max((sign * value for value in values), default=-math.inf)
+    return max(scores, key=lambda rate: scores[rate])
+
+
 def by_setting(runs: Sequence[Run]) -> dict[Setting, list[Run]]:
     """Group fine-tunings, settings in the order of their first run."""
     found: dict[Setting, list[Run]] = {}
@@ -172,14 +185,24 @@ def by_setting(runs: Sequence[Run]) -> dict[Setting, list[Run]]:
 def show_plan(settings: Settings, jobs: int) -> None:
     """Print the matrix of a comparison, and an estimate of the time of what is missing."""
     plan = make_plan(settings)
-    done = set(Store(settings.out).complete())
+    store = Store(settings.out)
+    done, trained = set(store.complete()), store.trained()
+    pretrainings = list(dict.fromkeys(plan.pretrainings.values()))
+    runs = with_best_rates(settings, plan, plan.fine_tunings, store)
+    trials = [run for several in candidates(plan, runs, settings.rates).values() for run in several]
     table = Table("stage", "task", "initialisation", "training subjects", "runs", "complete", "epochs")
-    for run in dict.fromkeys(plan.pretrainings.values()):
+    for run in pretrainings:
         table.add_row(
             "pretraining", "", run.tags["initialisation"], "", "1", str(int(run.key in done)), str(run.epochs)
         )
-    for (task, arm, size), runs in by_setting(plan.fine_tunings).items():
-        complete = str(sum(run.key in done for run in runs))
-        table.add_row("fine-tuning", task, arm, size, str(len(runs)), complete, str(runs[0].epochs))
+    if trials:
+        tried = str(sum(run.key in trained for run in trials))
+        table.add_row("rates", "", "", "", str(len(trials)), tried, "")
+    for (task, arm, size), of_setting in by_setting(runs).items():
+        complete = str(sum(run.key in done for run in of_setting))
+        table.add_row("fine-tuning", task, arm, size, str(len(of_setting)), complete, str(of_setting[0].epochs))
     console.print(table)
-    estimate(settings, plan, done, jobs)
+    # a trial that wins is one of the runs
+    missing = [run for run in [*pretrainings, *runs] if run.key not in done]
+    missing += [run for run in trials if run.key not in trained and run not in missing]
+    estimate(missing, jobs)

@@ -12,9 +12,12 @@ from typing import Any
 from scripts.cohort.datalist import cohort_checksum, load_entries, read_cohort
 from scripts.comparison.arms import ARMS, DEFAULT_ARMS, Arm
 from scripts.comparison.folds import make_folds
-from scripts.comparison.runs import Run, Setting, checksum, code_checksum, make_run, parsed
+from scripts.comparison.runs import Run, checksum, code_checksum, make_run, parsed
 from scripts.config_checks import TASKS
 from transforms.errors import InputError
+
+Group = tuple[str, str, str, str]
+"""Task, initialisation, number of training subjects, and fold."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,12 @@ def leading_metric(run: Run) -> dict[str, str]:
     return {"metric": str(parser["key_metric_name"]), "lower_is_better": str(parser["lower_is_better"]).lower()}
 
 
-def candidates(plan: Plan, runs: Sequence[Run], rates: Sequence[float]) -> dict[Setting, list[Run]]:
-    """Return the fine-tunings by which a rate is chosen: the first seed of the first fold of each setting."""
-    first = [run for run in runs if run.tags["seed"] == run.tags["fold"] == "0"]
-    return {run.setting: [plan.with_rate(run, rate) for rate in rates] for run in first}
+def group(run: Run) -> Group:
+    """Return what shares a rate: the runs of a setting in a fold, whose test participants are in no other's choice."""
+    return *run.setting, run.tags["fold"]
+
+
+def candidates(plan: Plan, runs: Sequence[Run], rates: Sequence[float]) -> dict[Group, list[Run]]:
+    """Return the fine-tunings by which a rate is chosen: those of the first seed, with each rate."""
+    first = [run for run in runs if run.tags["seed"] == "0"]
+    return {group(run): [plan.with_rate(run, rate) for rate in rates] for run in first}

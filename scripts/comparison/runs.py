@@ -16,8 +16,11 @@ from scripts.version import ROOT
 
 CONFIGS = ROOT / "bundle" / "configs"
 
-CODE = ("transforms", "scripts/training", "scripts/network.py", "scripts/engines.py")
-"""Code that decides what a training gives."""
+CODE = (
+    *("transforms", "scripts/training", "scripts/network.py", "scripts/engines.py", "scripts/cohort/datalist.py"),
+    *("bundle/configs/evaluate.json", "bundle/configs/evaluate_restoration.json"),
+)
+"""Code that decides what a training and its evaluation give."""
 
 KEY_LENGTH = 16
 """Letters of a key that name its folder, and that a setting lists."""

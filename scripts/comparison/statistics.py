@@ -28,7 +28,10 @@ RESAMPLES = 9999
 FEW = 8
 """Subjects below which an interval is called too narrow: with 5, it holds the true mean in about 85 of 100 trials."""
 
-REFERENCES = {"artifact_removal": ("random", "random_long", "autoencoder")}
+REFERENCES = {
+    "artifact_removal": ("random", "random_long", "autoencoder", "autoencoder_without_skips"),
+    **dict.fromkeys(("head_first", "encoder_only", "slow_transfer"), ("random", "artifact_removal")),
+}
 """What an initialisation is compared with; any other than these with ``random`` alone."""
 
 SETTING = ["task", "train_size", "metric"]

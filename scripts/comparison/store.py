@@ -61,16 +61,18 @@ class Store:
         points = self.client.get_metric_history(run.info.run_id, metric)
         return {point.step: point.value for point in sorted(points, key=lambda point: (point.step, point.timestamp))}
 
-    def parent(self, name: str, tags: Mapping[str, str]) -> str:
+    def parent(self, name: str, tags: Mapping[str, str], update: bool = True) -> str:
         """Find or make the parent run of a setting, and return its id.
 
         Args:
             name: of the run.
-            tags: ``setting`` identifies it; the others are brought up to date.
+            tags: ``setting`` identifies it.
+            update: whether the tags of a run that is found are brought up to date.
         """
         found = self.runs(stage="setting", setting=tags["setting"])
         run = found[0] if found else self.client.create_run(self.experiment_id, run_name=name)
-        self._tag(run.info.run_id, {"stage": "setting", **tags})
+        if update or not found:
+            self._tag(run.info.run_id, {"stage": "setting", **tags})
         return str(run.info.run_id)
 
     def set_protocol(self, protocol: str) -> None:

@@ -123,6 +123,7 @@ def zoo_metadata(
         f"Diffusion-weighted signal of {directions} directions at b = {preparation['bvalue']:g} s/mm2 divided by b0, "
         f"0 to 1, RAS, {preparation['voxel_size']:g} mm"
     )
+    metadata["data_source"] = "A cohort of one's own, which the project prepares from BIDS or HCP scans"
     return metadata | says | {"required_packages_version": dict(packages), "eval_metrics": measured(origin)}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from scripts.io.files import read_json, write_json
-from scripts.jobs import run_jobs
+from scripts.jobs import run_jobs, worker_number
 
 
 @pytest.fixture
@@ -79,6 +79,17 @@ def test_a_process_that_the_system_ends_costs_its_own_item_alone(documents):
     outcomes = run_jobs(functools.partial(_end_yourself, victim=paths[1]), paths, 2, "reading")
     assert [outcome.result for outcome in outcomes] == [0, None, 4]
     assert "ended by the system" in outcomes[1].failure
+
+
+def _number(_):
+    time.sleep(0.3)
+    return worker_number()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_each_process_has_a_number_of_its_own(jobs):
+    outcomes = run_jobs(_number, list(range(6)), jobs, "counting")
+    assert {outcome.result for outcome in outcomes} == set(range(jobs))
 
 
 def _threads_of_libraries(index):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from scripts.comparison import matrix
 from scripts.comparison.matrix import run_comparison
 from scripts.comparison.store import Store
 from transforms.errors import InputError
@@ -109,6 +110,59 @@ def test_each_setting_takes_the_rate_that_validates_best_with_its_first_seed(set
     made_up["done"].clear()
     run_comparison(options)
     assert made_up["done"] == []
+
+
+def test_while_rates_are_tried_a_report_keeps_what_is_complete(settings, made_up, tmp_path):
+    made_up["rate"] = {0.001: 0.0, 0.003: 0.5}
+    rates = {"tasks": ("segmentation",), "rates": (0.001, 0.003)}
+    run_comparison(settings(arms=("random",), **rates))
+    before = parents(tmp_path)["random"].data.tags
+    made_up["failing"] = {"pretraining": KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        run_comparison(settings(arms=("random", "artifact_removal"), **rates))
+    assert parents(tmp_path)["random"].data.tags == before
+    assert before["rate"] == "0.003"
+
+
+def test_each_fold_chooses_its_rate_by_itself(settings, made_up, monkeypatch, tmp_path):
+    best = {"0": 0.001, "1": 0.003}
+
+    def history(store, run, metric):
+        tags, rate = run.data.tags, store.client.get_run(run.info.run_id).data.tags["rate_of_run"]
+        return {1: float(best[tags["fold"]] == float(rate))}
+
+    perform = matrix.perform
+
+    def with_rate(job):
+        created = perform(job)
+        if job.run.stage == "fine-tuning":
+            Store(job.out).client.set_tag(created, "rate_of_run", str(job.run.values["learning_rate"]))
+        return created
+
+    monkeypatch.setattr(matrix, "perform", with_rate)
+    monkeypatch.setattr(Store, "history", history)
+    run_comparison(settings(tasks=("segmentation",), arms=("random",), folds=2, rates=(0.001, 0.003)))
+    others = {words for words in made_up["done"] if not words.endswith(", training only")}
+    assert len(others) == 4
+    assert all(("rate 0.003" in words) == ("fold 1" in words) for words in others)
+    assert parents(tmp_path)["random"].data.tags["rate"] == "0.001, 0.003"
+
+
+def test_a_dry_run_counts_the_rates(settings, made_up, monkeypatch, capfd):
+    made_up["rate"] = {0.001: 0.0, 0.003: 0.5}
+    missing = []
+    monkeypatch.setattr(matrix, "estimate", lambda runs, jobs: missing.append([str(run) for run in runs]))
+    options = settings(tasks=("segmentation",), arms=("random",), rates=(0.001, 0.003))
+    matrix.show_plan(options, 1)
+    # two seeds at the first rate, and the trial of the second
+    assert [words.split(", ")[3:] for words in missing[0]] == [
+        ["seed 0", "rate 0.001"],
+        ["seed 1", "rate 0.001"],
+        ["seed 0", "rate 0.003"],
+    ]
+    run_comparison(options)
+    matrix.show_plan(options, 1)
+    assert missing[1] == []
 
 
 def test_a_comparison_with_other_values_is_another_one(settings, made_up, tmp_path):
