@@ -67,6 +67,7 @@ def perform(job: Job) -> str:
 
 def _perform(job: Job, folder: Path, store: Store) -> str:
     run = job.run
+    store.end_abandoned(run.key, [read_json(place)["run_id"] for place in folder.rglob(RUN_FILE)])
     _train(job, folder, store)
     trained = str(read_json(folder / RUN_FILE)["run_id"])
     if run.weights is not None:

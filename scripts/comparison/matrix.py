@@ -37,6 +37,7 @@ def run_comparison(settings: Settings, jobs: int = 1, scheduler: str | None = No
     """
     plan = make_plan(settings)
     work = Work(settings, plan, Store(settings.out), jobs, scheduler)
+    work.forget_lost_weights()
     work.do([*dict.fromkeys(plan.pretrainings.values())], "pretraining")
     runs, waiting = [], {}
     for run in plan.fine_tunings:
@@ -87,6 +88,15 @@ class Work:
             }
             self.parents[setting] = self.store.parent(name_of(tags), tags, update)
         self.store.set_protocol(self.plan.protocol)
+
+    def forget_lost_weights(self) -> None:
+        """Have a pretraining done again whose weights are gone, if a run needs them."""
+        needed = {run.weights for run in self.runs if run.key not in self.done}
+        self.done -= {
+            run.key
+            for run in self.plan.pretrainings.values()
+            if run.key in needed and not (run.folder(self.settings.out) / "model.pt").is_file()
+        }
 
     def do(self, runs: Sequence[Run], description: str, evaluate: bool = True) -> None:
         """Do the runs that are missing, over processes or a cluster."""

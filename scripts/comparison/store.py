@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -95,6 +95,17 @@ class Store:
             return None
         with TemporaryDirectory() as temporary:
             return Path(self.client.download_artifacts(run_id, name, temporary)).read_bytes()
+
+    def end_abandoned(self, key: str, going_on: Collection[str]) -> None:
+        """Mark what was killed as such: runs with a key that MLflow takes for running.
+
+        Args:
+            key: of the run.
+            going_on: ids of those that go on.
+        """
+        for run in self.runs(key=key):
+            if run.info.status == RunStatus.to_string(RunStatus.RUNNING) and run.info.run_id not in going_on:
+                self.client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.KILLED))
 
     def note_failures(self, parent: str, failures: Mapping[str, str]) -> None:
         """Say in the parent run of a setting which runs failed, and why.

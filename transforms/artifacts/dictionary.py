@@ -69,7 +69,8 @@ class Corruptd(RandomizableTransform, MapTransform):
         """Return a new dictionary with the corrupted images; type, device, affine and metadata are kept."""
         result = dict(data)
         for index, key in enumerate(self.key_iterator(result)):
-            image = result[key]
+            given = result[key]
+            image = torch.from_numpy(given) if isinstance(given, np.ndarray) else given
             if index == 0:
                 self.randomize(image)
             is_meta = isinstance(image, MetaTensor)
@@ -77,7 +78,8 @@ class Corruptd(RandomizableTransform, MapTransform):
             scan = self._scan(image.affine.cpu().numpy() if is_meta else None, data)
             for params in self.params:
                 plain = self.apply(plain, params, scan)
-            result[key] = MetaTensor(plain).copy_meta_from(image) if is_meta else plain
+            plain = MetaTensor(plain).copy_meta_from(image) if is_meta else plain
+            result[key] = plain.numpy() if isinstance(given, np.ndarray) else plain
         return result
 
     def apply(self, image: torch.Tensor, params: ArtifactParams, scan: ScanInfo) -> torch.Tensor:

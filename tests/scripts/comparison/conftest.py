@@ -104,6 +104,7 @@ def made_up(monkeypatch):
         parameters, metrics = [Param("epoch_length", "1"), Param("code", "made up")], []
         files = []
         if run.stage == "pretraining":
+            (folder / "model.pt").touch()
             errors = [("motion", "sub-1", 0.2, 0.1), ("none", "sub-1", 0.0, 0.01)]
             columns = ["artifact", "scan", "error_before", "error_after"]
             pd.DataFrame(errors, columns=columns).to_csv(folder / "artifacts.csv", index=False)

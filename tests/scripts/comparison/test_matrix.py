@@ -165,6 +165,26 @@ def test_a_dry_run_counts_the_rates(settings, made_up, monkeypatch, capfd):
     assert missing[1] == []
 
 
+def test_a_pretraining_whose_weights_are_gone_is_done_again_where_a_run_needs_them(settings, made_up, tmp_path):
+    run_comparison(settings(arms=("artifact_removal",)))
+    (weights,) = (tmp_path / "runs").rglob("model.pt")
+    weights.unlink()
+    made_up["done"].clear()
+    run_comparison(settings(arms=("artifact_removal",)))
+    assert made_up["done"] == []
+    run_comparison(settings(arms=("artifact_removal",), seeds=3))
+    assert [words.split(",")[0] for words in made_up["done"]] == ["pretraining artifact_removal", "segmentation"]
+
+
+def test_what_was_killed_is_not_taken_for_running(tmp_path):
+    store = Store(tmp_path)
+    killed, going_on = (store.client.create_run(store.experiment_id, tags={"key": "a"}).info.run_id for _ in range(2))
+    other = store.client.create_run(store.experiment_id, tags={"key": "b"}).info.run_id
+    store.end_abandoned("a", [going_on])
+    status = [store.client.get_run(name).info.status for name in (killed, going_on, other)]
+    assert status == ["KILLED", "RUNNING", "RUNNING"]
+
+
 def test_a_comparison_with_other_values_is_another_one(settings, made_up, tmp_path):
     run_comparison(settings(arms=("random",)))
     first = parents(tmp_path)["random"]

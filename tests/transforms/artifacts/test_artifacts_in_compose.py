@@ -100,6 +100,16 @@ def test_all_keys_get_the_same_artifacts(data):
     assert torch.equal(result["image"], result["clean"])
 
 
+def test_an_array_of_numpy_becomes_one(data):
+    transform = transforms.RandNoised("image", prob=1.0)
+    of_array, of_tensor = (
+        transform.set_random_state(2)({"image": image})["image"]
+        for image in (data["image"].as_tensor().numpy(), data["image"].as_tensor())
+    )
+    assert isinstance(of_array, np.ndarray)
+    np.testing.assert_array_equal(of_array, of_tensor.numpy())
+
+
 def test_the_probability_is_that_of_an_image(data):
     never = transforms.RandNoised("image", prob=0.0)
     assert torch.equal(never(data)["image"], data["image"])
