@@ -1,4 +1,4 @@
-"""Prepared cohorts of tiny scans in six directions, with the labels of all tasks: a training takes seconds."""
+"""Prepared cohorts of tiny scans, with the labels of all tasks: a training takes seconds."""
 
 import nibabel as nib
 import numpy as np
@@ -17,15 +17,15 @@ def smooth(seed, shape):
     return np.sin(phases).sum(axis=0)
 
 
-def make_scan(scan, shape):
-    """Voxels with one to three fibre populations at right angles, and their signal in six directions.
+def make_scan(scan, shape, scheme=SCHEME):
+    """Voxels with one to three fibre populations at right angles, and their signal in the directions of a scheme.
 
     What all scans have in common is larger than what each has of its own, as in brains.
     """
     fields = [smooth(index, shape) + 0.3 * smooth((index, scan), shape) for index in range(1, 11)]
     frame = np.linalg.qr(np.moveaxis(np.reshape(fields[:9], (3, 3, *shape)), (0, 1), (3, 4)))[0]
     count = np.digitize(fields[9], np.quantile(fields[9], [0.4, 0.8])) + 1
-    signals = np.exp(-0.2 - 2.0 * np.einsum("xyzij,ni->xyznj", frame, SCHEME) ** 2)
+    signals = np.exp(-0.2 - 2.0 * np.einsum("xyzij,ni->xyznj", frame, scheme) ** 2)
     # the first population is the largest by far
     weights = np.array([[1, 0, 0], [0.7, 0.3, 0], [0.6, 0.2, 0.2]])[count - 1]
     image = np.einsum("xyznj,xyzj->xyzn", signals, weights)
@@ -43,19 +43,19 @@ def make_scan(scan, shape):
     }
 
 
-def write_tiny_cohort(folder, splits):
+def write_tiny_cohort(folder, splits, scheme=SCHEME):
     """Write a prepared cohort, scans of two sizes, with one scan for each split that is named; return its folder."""
     datalist = {"training": [], "validation": [], "test": []}
     for index, split in enumerate(splits):
         name = f"sub-{index:02d}"
-        scan = make_scan(index + 1, (13, 15 + 2 * (index % 5 == 1), 8))
+        scan = make_scan(index + 1, (13, 15 + 2 * (index % 5 == 1), 8), scheme)
         for key, voxels in scan.items():
             nib.save(nib.Nifti1Image(voxels, AFFINE), folder / f"{name}_{key}.nii.gz")
         paths = {key: f"{name}_{key}.nii.gz" for key in scan}
         datalist[split].append({"participant": name, "scan": name, "checksum": name, **paths})
     write_json(folder / "datalist.json", {**datalist, "checksum": "abc"})
     write_json(folder / "dataset_description.json", {"Preparation": {"bvalue": 1000.0, "voxel_size": 2.4}})
-    np.savetxt(folder / "scheme.bvec", SCHEME.T)
+    np.savetxt(folder / "scheme.bvec", scheme.T)
     return folder
 
 

@@ -48,8 +48,11 @@ def draw(
         bars: ticks of the colour bar of each row that gets one.
     """
     bars = bars or {}
-    figure = Figure(figsize=(9, 3 * len(rows)), layout="constrained")
-    axes = figure.subplots(len(rows), 3, squeeze=False)
+    height = 3 * len(rows)
+    figure = Figure(figsize=(9, height))
+    # a layout that matplotlib looks for takes as long as the drawing
+    edges = {"left": 0.01, "right": 0.91 if bars else 0.99, "bottom": 0.1 / height, "top": 1 - 0.3 / height}
+    axes = figure.subplots(len(rows), 3, squeeze=False, gridspec_kw={**edges, "hspace": 0.15, "wspace": 0.03})
     for line, (title, volume) in zip(axes, rows.items(), strict=True):
         for axis, image, view in zip(line, slices(volume), ("axial", "coronal", "sagittal"), strict=True):
             shown = axis.imshow(image, origin="lower", interpolation="nearest", **styles[title])
@@ -58,7 +61,9 @@ def draw(
             for x, letter in ((0.03, left), (0.93, right)):
                 axis.text(x, 0.5, letter, color="yellow", transform=axis.transAxes)
         if title in bars:
-            figure.colorbar(shown, ax=line, ticks=list(bars[title]), shrink=0.8)
+            box = line[-1].get_position(original=True)
+            beside = figure.add_axes((0.93, box.y0 + 0.1 * box.height, 0.015, 0.8 * box.height))
+            figure.colorbar(shown, cax=beside, ticks=list(bars[title]))
     return figure
 
 
@@ -160,7 +165,7 @@ class ValidationPicture:
         with whole_file(self.folder / name) as partial:
             figure.savefig(partial, dpi=100)
         if self.tracker:
-            self.tracker.log_figure(figure, f"pictures/{name}")
+            self.tracker.log_picture(self.folder / name)
 
 
 def _first(engine: Engine, event: int) -> bool:

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from matplotlib.figure import Figure
 from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Run, RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
@@ -283,10 +282,10 @@ class Tracker(MLFlowHandler):
             raise RuntimeError("no run has been started")
         return str(self.cur_run.info.run_id)
 
-    def log_figure(self, figure: Figure, name: str) -> None:
+    def log_picture(self, path: Path) -> None:
         """Keep a picture with the run, if there is one and its server answers."""
         if self.cur_run and not self.behind:
-            self._attempt(self.client.log_figure, self.run_id, figure, name)
+            self._attempt(self.client.log_artifact, self.run_id, str(path), "pictures")
 
     def log_table(self, table: Mapping[str, Sequence[Any]], name: str) -> None:
         """Keep a table with the run, if there is one and its server answers; columns by name, as MLflow shows them."""

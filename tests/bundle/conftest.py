@@ -1,4 +1,4 @@
-"""A tiny phantom cohort; and bundles of each task: a small network trained for an epoch on tiny scans, and exported."""
+"""Tiny cohorts and scans; and bundles of each task, exported after an epoch of a small network on tiny scans."""
 
 import json
 import shutil
@@ -8,30 +8,20 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigWorkflow
 
-from scripts.default_cohort import make_cohort
 from scripts.export import bundle as exporting
 from scripts.export import export_bundle
 from tests.tiny_cohort import AFFINE, SCHEME, make_scan, write_tiny_cohort
+from transforms.diffusion.scheme import default_scheme
 
 FILTERS = [4, 8]
 """Channels of the small network; formats of one with four resolutions take three times as long to make."""
 
 
 @pytest.fixture(scope="session")
-def tiny_clinical(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clinical")
-    make_cohort("clinical", 3, folder, seed=3)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_cohort(tiny_clinical):
-    return tiny_clinical / "prepared"
-
-
-@pytest.fixture(scope="session")
-def tiny_scan(tiny_clinical):
-    return tiny_clinical / "raw" / "sub-01" / "dwi" / "sub-01_dwi.nii.gz"
+def tiny_cohort(tmp_path_factory):
+    """Return a prepared cohort in the directions of the configs."""
+    splits = ("training", "validation", "test")
+    return write_tiny_cohort(tmp_path_factory.mktemp("clinical"), splits, default_scheme())
 
 
 @pytest.fixture(scope="session")
@@ -59,12 +49,21 @@ def small_cohort(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_scan(tmp_path_factory, write_scan):
     """Return a raw scan in the directions of the small cohort, with its mask beside."""
-    folder = tmp_path_factory.mktemp("scan")
-    made = make_scan(9, (16, 18, 10))
+    return write_raw_scan(tmp_path_factory.mktemp("scan"), write_scan, SCHEME)
+
+
+@pytest.fixture(scope="session")
+def tiny_scan(tmp_path_factory, write_scan):
+    """Return a raw scan in the directions of the configs, with its mask beside."""
+    return write_raw_scan(tmp_path_factory.mktemp("scan"), write_scan, default_scheme())
+
+
+def write_raw_scan(folder, write_scan, scheme):
+    made = make_scan(9, (16, 18, 10), scheme)
     signal = 100 * np.concatenate([made["mask"][..., None], made["image"]], axis=-1)
-    directions = np.vstack([np.zeros(3), SCHEME])
+    directions = np.vstack([np.zeros(3), scheme])
     nib.save(nib.Nifti1Image(made["mask"], AFFINE), folder / "mask.nii.gz")
-    return write_scan(folder, signal.astype(np.float32), AFFINE, directions, np.array([0] + [1000] * len(SCHEME)))
+    return write_scan(folder, signal.astype(np.float32), AFFINE, directions, np.array([0] + [1000] * len(scheme)))
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ FIRST = (
     "test_readme.py",
     "test_comparison.py",
     "test_cut_off.py",
+    "test_restoration.py",
 )
 """Files that two processes take in this order: long ones first, so that both end at about the same time; and while one
 makes the demo, the other has enough to do that needs none."""

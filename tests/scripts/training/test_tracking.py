@@ -167,8 +167,11 @@ def test_the_run_keeps_pictures_and_the_whole_config_with_its_overrides(store, r
     tracker = parser.get_parsed_content("tracker")
     figure = Figure()
     figure.subplots().imshow([[0.0, 1.0]])
-    tracker.log_figure(figure, "before.png")
-    engines(tracker, 1, lambda engine: tracker.log_figure(figure, f"pictures/{engine.state.iteration}.png")).run()
+    paths = [tmp_path / f"{index}.png" for index in range(4)]
+    for path in paths:
+        figure.savefig(path)
+    tracker.log_picture(paths[0])
+    engines(tracker, 1, lambda engine: tracker.log_picture(paths[engine.state.iteration])).run()
     (run,) = runs()
     assert run.data.params["rate"] == "0.25"
     client = MlflowClient(store)

@@ -59,7 +59,7 @@ def breaks(tracker, monkeypatch, epochs):
     """Let the server of a tracker be away in some epochs."""
 
     def switch(engine):
-        for name in ("log_batch", "set_terminated", "log_figure"):
+        for name in ("log_batch", "set_terminated", "log_artifact"):
             if engine.state.epoch in epochs:
                 monkeypatch.setattr(tracker.client, name, _away)
             else:
