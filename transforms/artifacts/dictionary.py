@@ -70,7 +70,7 @@ class Corruptd(RandomizableTransform, MapTransform):
         result = dict(data)
         for index, key in enumerate(self.key_iterator(result)):
             given = result[key]
-            image = torch.from_numpy(given) if isinstance(given, np.ndarray) else given
+            image: Any = torch.from_numpy(given) if isinstance(given, np.ndarray) else given
             if index == 0:
                 self.randomize(image)
             is_meta = isinstance(image, MetaTensor)
