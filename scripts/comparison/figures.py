@@ -14,8 +14,10 @@ from scripts.comparison.results import Results
 from scripts.comparison.statistics import interval, subject_scores
 
 WIDTH, HEIGHT = 3.6, 2.8
-LETTER, LINE = 0.075, 0.65
 """Size of a panel in inches."""
+
+LETTER, LINE = 0.075, 0.65
+"""Width of a letter of a legend, and of the line before a name, in inches."""
 
 
 def colours(results: Results) -> dict[str, tuple[float, float, float]]:
