@@ -14,7 +14,7 @@ from rich.table import Table
 from scripts.comparison.arms import ARMS
 from scripts.comparison.estimate import estimate
 from scripts.comparison.execute import Job, perform
-from scripts.comparison.plan import Plan, Settings, candidates, group, leading_metric, make_plan
+from scripts.comparison.plan import Plan, Settings, candidates, group, leading_metric, make_plan, trials
 from scripts.comparison.runs import KEY_LENGTH, Run, Setting, checksum
 from scripts.comparison.store import Store
 from scripts.jobs import Outcome, run_jobs
@@ -127,8 +127,8 @@ class Work:
     def try_rates(self, runs: Sequence[Run]) -> list[Run]:
         """Try the rates with the first seed, and give all seeds the one that validates best."""
         trained = self.store.trained()
-        everything = [run for several in candidates(self.plan, runs, self.settings.rates).values() for run in several]
-        self.do([run for run in everything if run.key not in trained], "rates", evaluate=False)
+        tried = trials(self.plan, runs, self.settings.rates)
+        self.do([run for run in tried if run.key not in trained], "rates", evaluate=False)
         self.runs = with_best_rates(self.settings, self.plan, runs, self.store)
         self.note_runs()
         return self.runs
@@ -199,20 +199,20 @@ def show_plan(settings: Settings, jobs: int) -> None:
     done, trained = set(store.complete()), store.trained()
     pretrainings = list(dict.fromkeys(plan.pretrainings.values()))
     runs = with_best_rates(settings, plan, plan.fine_tunings, store)
-    trials = [run for several in candidates(plan, runs, settings.rates).values() for run in several]
+    of_rates = trials(plan, runs, settings.rates)
     table = Table("stage", "task", "initialisation", "training subjects", "runs", "complete", "epochs")
     for run in pretrainings:
         table.add_row(
             "pretraining", "", run.tags["initialisation"], "", "1", str(int(run.key in done)), str(run.epochs)
         )
-    if trials:
-        tried = str(sum(run.key in trained for run in trials))
-        table.add_row("rates", "", "", "", str(len(trials)), tried, "")
+    if of_rates:
+        tried = str(sum(run.key in trained for run in of_rates))
+        table.add_row("rates", "", "", "", str(len(of_rates)), tried, "")
     for (task, arm, size), of_setting in by_setting(runs).items():
         complete = str(sum(run.key in done for run in of_setting))
         table.add_row("fine-tuning", task, arm, size, str(len(of_setting)), complete, str(of_setting[0].epochs))
     console.print(table)
     # a trial that wins is one of the runs
     missing = [run for run in [*pretrainings, *runs] if run.key not in done]
-    missing += [run for run in trials if run.key not in trained and run not in missing]
+    missing += [run for run in of_rates if run.key not in trained and run not in missing]
     estimate(missing, jobs)

@@ -194,3 +194,8 @@ def candidates(plan: Plan, runs: Sequence[Run], rates: Sequence[float]) -> dict[
     """Return the fine-tunings by which a rate is chosen: those of the first seed, with each rate."""
     first = [run for run in runs if run.tags["seed"] == "0"]
     return {group(run): [plan.with_rate(run, rate) for rate in rates] for run in first}
+
+
+def trials(plan: Plan, runs: Sequence[Run], rates: Sequence[float]) -> list[Run]:
+    """Return all :func:`candidates` in one list."""
+    return [run for several in candidates(plan, runs, rates).values() for run in several]
