@@ -15,10 +15,10 @@ REAL = ROOT.parent / "shared" / "data" / "bids"
 FIRST = (
     "test_demo.py",
     "test_labels.py",
-    "test_real_scans.py",
-    "test_readme.py",
-    "test_comparison.py",
     "test_cut_off.py",
+    "test_comparison.py",
+    "test_readme.py",
+    "test_real_scans.py",
     "test_restoration.py",
 )
 """Files that two processes take in this order: long ones first, so that both end at about the same time; and while one

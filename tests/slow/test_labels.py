@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -50,14 +51,16 @@ def test_real_scan_without_a_t1_states_its_order_and_route(real, tmp_path):
 
 
 def test_t1_of_a_real_scan_is_aligned(real, tmp_path, without_fibres):
-    prepare_cohort("bids", real, tmp_path, bvalue=2500.0)
-    assert not any(outcome.failure for outcome in label_cohort(tmp_path))
-    found = rows(tmp_path)
-    assert set(found) == {"sub-04_dir-AP", "sub-04_dir-PA"}
-    for row in found.values():
-        assert row["route"] == "T1"
-        assert float(row["white_matter_dice"]) >= 0.6
-        assert float(row["registration_shift_mm"]) < 6
+    # one of its two scans, for each takes a minute
+    shutil.copytree(real / "sub-04", tmp_path / "raw/sub-04", ignore=shutil.ignore_patterns("*_dir-PA_*"))
+    shutil.copy(real / "dataset_description.json", tmp_path / "raw")
+    prepared = tmp_path / "prepared"
+    prepare_cohort("bids", tmp_path / "raw", prepared, bvalue=2500.0)
+    assert not any(outcome.failure for outcome in label_cohort(prepared))
+    (row,) = rows(prepared).values()
+    assert row["route"] == "T1"
+    assert float(row["white_matter_dice"]) >= 0.6
+    assert float(row["registration_shift_mm"]) < 6
 
 
 def test_tissue_of_a_phantom_of_life_size(tmp_path, without_fibres):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from dataclasses import dataclass, replace
+from unittest import mock
 
 import numpy as np
 from dipy.core.sphere import HemiSphere, Sphere
 from dipy.data import get_sphere
 from dipy.direction.peaks import peak_directions
+from dipy.reconst import csdeconv
 from dipy.reconst.csdeconv import ConstrainedSphericalDeconvModel, response_from_mask_ssst
 from dipy.reconst.shm import real_sh_descoteaux
 
@@ -139,8 +142,10 @@ def find_peaks(
     directions = gradients[gradients[:, 3] > B0_MAX, :3]
     order = sh_order(directions, MAX_SH_ORDER)
     # DIPY warns of its basis, which is used here by its own functions alone, and of voxels in which noise kept the
-    # deconvolution from an end; the latter still have their best estimate
-    with warnings.catch_warnings():
+    # deconvolution from an end; the latter still have their best estimate. It also checks in each voxel how its own
+    # function is called, which takes almost as long as the deconvolution
+    unchecked = mock.patch.object(csdeconv, "csdeconv", inspect.unwrap(csdeconv.csdeconv))
+    with warnings.catch_warnings(), unchecked:
         warnings.simplefilter("ignore")
         counts, peaks = _peaks_of_voxels(_voxels(signal, mask), gradients, response, order)
     nufo = np.zeros(mask.shape, dtype=np.uint8)
