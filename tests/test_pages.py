@@ -35,11 +35,3 @@ def test_pages_and_sections_that_a_page_points_to_exist(page):
         target = page.parent / path if path else page
         assert target.is_file(), link
         assert not anchor or anchor in anchors(target), link
-
-
-@pytest.mark.parametrize(
-    "name", [line for line in (ROOT / "docs" / "transforms.md").read_text().splitlines() if line[:4] == "::: "]
-)
-def test_the_reference_names_what_the_code_has(name):
-    module, _, attribute = name.removeprefix("::: ").rpartition(".")
-    assert getattr(__import__(module, fromlist=[attribute]), attribute).__doc__

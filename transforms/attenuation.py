@@ -17,6 +17,12 @@ class Attenuation(Transform):
     """Divide by b0 and clip to ``[0, 1]``; voxels without signal are 0, never NaN.
 
     The attenuation of water cannot exceed 1 or fall below 0. With noise it can do both, so values are clipped.
+
+    Examples:
+        >>> b0 = torch.tensor([200.0, 0.0]).reshape(1, 2, 1, 1)
+        >>> signal = torch.tensor([[80.0, 5.0], [250.0, 5.0]]).reshape(2, 2, 1, 1)
+        >>> Attenuation()(signal, b0).flatten(1).tolist()
+        [[0.4000000059604645, 0.0], [1.0, 0.0]]
     """
 
     def __call__(self, image: torch.Tensor, b0: torch.Tensor) -> torch.Tensor:
@@ -50,6 +56,11 @@ class Attenuationd(MapTransform):
     Args:
         keys: keys of the diffusion-weighted signals.
         b0_key: key of the mean b0.
+
+    Examples:
+        >>> data = {"image": torch.full((6, 4, 5, 3), 50.0), "b0": torch.full((1, 4, 5, 3), 200.0)}
+        >>> Attenuationd("image")(data)["image"].unique().tolist()
+        [0.25]
     """
 
     def __init__(self, keys: KeysCollection, b0_key: str = "b0") -> None:

@@ -22,6 +22,11 @@ class RequireFinited(MapTransform):
 
     Args:
         keys: images, ``(C, X, Y, Z)``.
+
+    Examples:
+        >>> RequireFinited("image")({"image": torch.tensor([1.0, torch.nan]).reshape(1, 2, 1, 1)})
+        Traceback (most recent call last):
+        transforms.errors.InputError: image: found NaN or infinity in 1 voxel, expected numbers.
     """
 
     def __init__(self, keys: KeysCollection) -> None:

@@ -217,6 +217,12 @@ class BrainMaskd(MapTransform):
     Args:
         b0_key: where the mean b0 stands, shape ``(1, X, Y, Z)``, voxels of about 2.4 mm.
         mask_key: where a given mask stands, resampled to values in ``[0, 1]``, and where the mask goes, 0 or 1.
+
+    Examples:
+        >>> data = BrainMaskd()(ScanToGrid()({"raw_scan": scan}))
+        >>> brain_ml = data["mask"].sum().item() * 2.4**3 / 1000
+        >>> 800 < brain_ml < 900
+        True
     """
 
     def __init__(self, b0_key: str = "b0", mask_key: str = "mask") -> None:

@@ -70,6 +70,15 @@ class FiniteSignald(Transform):
     attenuation of its resampled neighbours as it is.
 
     Expects ``image`` ``(N, X, Y, Z)`` and ``b0`` ``(1, X, Y, Z)``. Adds ``finite`` ``(1, X, Y, Z)``, 1 or 0.
+
+    Examples:
+        >>> signal = MetaTensor(torch.full((2, 4, 5, 3), 100.0))
+        >>> signal[1, 0, 0, 0] = torch.nan
+        >>> data = FiniteSignald()({"image": signal, "b0": MetaTensor(torch.full((1, 4, 5, 3), 200.0))})
+        >>> data["image"][:, 0, 0, 0].tolist(), data["b0"][0, 0, 0, 0].item(), data["finite"][0, 0, 0, 0].item()
+        ([0.0, 0.0], 0.0, 0.0)
+        >>> data["notes"]
+        '1 voxel not finite in a volume, so without a signal'
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -98,6 +107,11 @@ class ScanToGrid(Compose):
     Args:
         voxel_size: in mm, one number or three.
         checksum: whether to write ``checksum``, that of the voxels of all volumes.
+
+    Examples:
+        >>> data = ScanToGrid(voxel_size=4.0)({"raw_scan": scan})
+        >>> data["image"].shape, data["b0"].shape
+        (torch.Size([64, 35, 42, 32]), torch.Size([1, 35, 42, 32]))
     """
 
     def __init__(self, voxel_size: float | Sequence[float] = 2.4, checksum: bool = False) -> None:
@@ -120,6 +134,11 @@ class GridToInput(Compose):
     Args:
         scheme: unit vectors in world RAS, shape ``(M, 3)``, or None for the 64 directions that ship with the bundle.
         margin: voxels kept around the brain, so that what an artifact displaces stays in view.
+
+    Examples:
+        >>> data = GridToInput(scheme=[[1, 0, 0], [0, 1, 0], [0, 0, 1]])(ScanToGrid()({"raw_scan": scan}))
+        >>> data["image"].shape[0], data["gradients"][:, :3].tolist()
+        (3, [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     """
 
     def __init__(self, scheme: Scheme = None, margin: int = 3) -> None:
@@ -151,6 +170,13 @@ class ScanToInput(Compose):
         voxel_size: in mm, one number or three.
         margin: voxels kept around the brain, so that what an artifact displaces stays in view.
         checksum: whether to write ``checksum``, that of the voxels of all volumes.
+
+    Examples:
+        >>> data = ScanToInput()({"raw_scan": scan})
+        >>> data["image"].shape[0], sorted(data["image"].pixdim.tolist())
+        (64, [2.4, 2.4, 2.4])
+        >>> 0 <= data["image"].min().item() < data["image"].max().item() <= 1
+        True
     """
 
     def __init__(

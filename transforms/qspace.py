@@ -25,6 +25,15 @@ class InterpolateQSpace(Transform):
         scheme: unit vectors in world RAS, shape ``(M, 3)``, or None for the 64 directions that ship with the bundle.
         max_order: highest SH order.
         smoothing: Laplace-Beltrami regularisation.
+
+    Examples:
+        >>> measured = default_scheme()[:32]
+        >>> table = np.column_stack([measured, np.full(32, 1000.0)])
+        >>> attenuation, gradients = InterpolateQSpace()(torch.full((32, 4, 5, 3), 0.4), table)
+        >>> attenuation.shape, gradients.shape
+        (torch.Size([64, 4, 5, 3]), (64, 4))
+        >>> torch.allclose(attenuation, torch.tensor(0.4), atol=1e-3)
+        True
     """
 
     def __init__(self, scheme: Scheme = None, max_order: int = MAX_SH_ORDER, smoothing: float = SMOOTHING) -> None:
@@ -59,6 +68,12 @@ class InterpolateQSpaced(MapTransform):
         max_order: highest SH order.
         smoothing: Laplace-Beltrami regularisation.
         gradients_key: where the gradient table stands.
+
+    Examples:
+        >>> table = np.column_stack([default_scheme(), np.full(64, 1000.0)])
+        >>> data = {"image": torch.full((64, 4, 5, 3), 0.4), "gradients": table}
+        >>> InterpolateQSpaced("image", scheme=[[1, 0, 0], [0, 1, 0]])(data)["image"].shape
+        torch.Size([2, 4, 5, 3])
     """
 
     def __init__(

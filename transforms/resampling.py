@@ -83,6 +83,12 @@ class ResampleToSpacing(Transform):
 
     Args:
         voxel_size: voxel size in mm, one number or three.
+
+    Examples:
+        >>> image = MetaTensor(torch.ones(1, 20, 24, 10), affine=torch.diag(torch.tensor([2.0, 2.0, 3.0, 1.0])))
+        >>> coarse = ResampleToSpacing(4.0)(image)
+        >>> coarse.shape, coarse.pixdim.tolist()
+        (torch.Size([1, 10, 12, 8]), [4.0, 4.0, 4.0])
     """
 
     def __init__(self, voxel_size: float | Sequence[float] = 2.4) -> None:
@@ -113,6 +119,10 @@ class ResampleToSpacingd(MapTransform):
     Args:
         keys: keys of the images to resample.
         voxel_size: voxel size in mm, one number or three.
+
+    Examples:
+        >>> ResampleToSpacingd("image", voxel_size=2.0)({"image": MetaTensor(torch.ones(1, 20, 24, 10))})["image"].shape
+        torch.Size([1, 10, 12, 5])
     """
 
     def __init__(
@@ -153,6 +163,12 @@ class ResampleToGrid(Transform):
 
     The affines hold padding, cropping, voxel size, orientation and obliqueness, so one step undoes them together. Axes
     that get coarser are smoothed first. Outside the image's field of view the result is 0.
+
+    Examples:
+        >>> fine = MetaTensor(torch.ones(1, 20, 24, 10))
+        >>> coarse = MetaTensor(torch.ones(1, 10, 12, 5), affine=torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0])))
+        >>> ResampleToGrid()(fine, coarse).shape
+        torch.Size([1, 10, 12, 5])
     """
 
     def __init__(self) -> None:
@@ -179,6 +195,11 @@ class ResampleToGridd(MapTransform):
     Args:
         keys: keys of the images to resample.
         reference_key: key of an image on the wanted grid.
+
+    Examples:
+        >>> data = {"t1": MetaTensor(torch.ones(1, 20, 24, 10)), "b0": MetaTensor(torch.ones(1, 16, 20, 8))}
+        >>> ResampleToGridd("t1", reference_key="b0")(data)["t1"].shape
+        torch.Size([1, 16, 20, 8])
     """
 
     def __init__(self, keys: KeysCollection, reference_key: str) -> None:

@@ -84,6 +84,12 @@ class Scan:
     Raises:
         InputError: its voxels have no size of a scan of a head, there is no b0, no volume in the shell, or its
             directions determine no signal in between.
+
+    Examples:
+        >>> scan.bvalue, len(scan.b0), len(scan.shell)
+        (1000.0, 1, 64)
+        >>> scan.read().shell.shape
+        torch.Size([64, 40, 48, 36])
     """
 
     image: nib.nifti1.Nifti1Pair

@@ -67,6 +67,11 @@ class WhiteMatterd(Transform):
         gradients_key: where their gradient table stands, ``(C, 4)``.
         mask_key: where the brain mask stands, ``(1, X, Y, Z)``.
         white_matter_key: where the mask goes, ``(1, X, Y, Z)``, 0 or 1.
+
+    Examples:
+        >>> data = WhiteMatterd()(ScanToInput()({"raw_scan": scan}))
+        >>> bool((data["white_matter"].sum() > 0.8 * data["mask"].sum()))
+        True
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -37,6 +38,10 @@ SHIPPED = PROJECT / "models" / "restoration.pt"
 
 SHIPPED_EVALUATION = PROJECT / "models" / "restoration_evaluation"
 """The evaluation of it; docs/artifacts.md has its command."""
+
+LARGE_FILES = "large_files.yml"
+LARGE_BYTES = 25_000_000
+"""Size above which the model zoo does not keep a file itself: it lists its address in ``large_files.yml``."""
 
 MIDNIGHT = (1980, 1, 1, 0, 0, 0)
 """Date of all files of a zip, so that the same content gives the same bytes: the earliest that a zip can hold."""
@@ -89,6 +94,7 @@ def export_bundle(
         network = write_bundle(bundle, task, content, checkpoint is None, scores)
         save_models(network, bundle)
         _remove_caches(bundle)
+        list_large_files(bundle)
         write_zip(bundle, out / f"{name}.zip")
         bundle.rename(out / name)
     return out / name
@@ -141,6 +147,23 @@ def write_bundle(
     if own_scheme:
         np.savetxt(bundle / SCHEME, scheme.T, fmt="%.8f")
     return network
+
+
+def list_large_files(bundle: Path) -> None:
+    """Write ``large_files.yml`` if the model zoo does not take a file for its size; the user fills in its address."""
+    large = [
+        {
+            "path": file.relative_to(bundle).as_posix(),
+            "url": "",
+            "hash_val": hashlib.sha256(file.read_bytes()).hexdigest(),
+            "hash_type": "sha256",
+        }
+        for file in sorted(bundle.rglob("*"))
+        if file.is_file() and file.stat().st_size > LARGE_BYTES
+    ]
+    if large:
+        # JSON is YAML
+        write_json(bundle / LARGE_FILES, {"large_files": large})
 
 
 def write_zip(folder: Path, path: Path) -> None:

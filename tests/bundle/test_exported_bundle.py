@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mlflow import MlflowClient
 from monai.bundle import ConfigWorkflow
 
 ROOT = Path(__file__).parents[2]
@@ -51,11 +53,18 @@ sys.meta_path.insert(0, Without())
 
 
 @pytest.fixture(scope="session")
-def python_in(python, tmp_path_factory):
-    """Run Python in the folder of a bundle, where the project cannot be imported."""
+def variables(python, tmp_path_factory):
+    """Return the environment of a shell whose Python can import neither the project nor what only cohorts need."""
     start = tmp_path_factory.mktemp("start")
     (start / "sitecustomize.py").write_text(WITHOUT)
-    variables = {**os.environ, "PYTHONPATH": str(start), "PYTHONDONTWRITEBYTECODE": "1"}
+    folders = (python.parent, Path(sys.executable).parent, os.environ["PATH"])
+    path = os.pathsep.join(map(str, folders))
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(start), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@pytest.fixture(scope="session")
+def python_in(python, variables):
+    """Run Python in the folder of a bundle, where the project cannot be imported."""
 
     def run(bundle, *words, program=None):
         command = [python, "-W", "ignore", *map(str, words)]
@@ -151,24 +160,39 @@ def test_the_python_of_the_card_runs_where_the_bundle_is_not(python_in, exported
     assert done.stdout.splitlines()[-1] == "scripts.network"
 
 
-def test_mlflow_tracking_of_monai_adds_to_the_same_run(python_in, exported_of, small_cohort, tmp_path):
-    store = f"sqlite:///{tmp_path}/mlflow.db"
-    exported = exported_of("restoration")
-    done = python_in(
-        exported,
-        *("-m", "monai.bundle", "run", "--config_file", "configs/train.json", "--tracking", "mlflow"),
-        *("--dataset_dir", small_cohort, "--output_dir", tmp_path / "run", "--tracking_uri", store),
-        *("--max_epochs", "1", "--num_workers", "0", "--device", "cpu"),
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    from mlflow import MlflowClient
+def commands_in_a_bundle():
+    """Return the commands of the page for those who have a bundle."""
+    _, _, use = (ROOT / "docs" / "sharing.md").read_text().partition("## Use a bundle")
+    return [line for block in re.findall(r"```sh\n(.*?)```", use, re.DOTALL) for line in block.splitlines()]
 
-    client = MlflowClient(store)
-    experiments = client.search_experiments()
-    runs = client.search_runs([experiment.experiment_id for experiment in experiments])
-    assert [run.data.params["task"] for run in runs] == ["restoration"]
-    assert {"train_loss", "val_loss"} <= runs[0].data.metrics.keys()
-    assert json.loads((exported / "configs" / "metadata.json").read_text())["version"] in runs[0].data.params["code"]
+
+def test_the_commands_of_the_page_run_in_the_bundle(variables, exported_of, small_scan, small_cohort, tmp_path):
+    bundle = shutil.copytree(exported_of("restoration"), tmp_path / "dmri_restoration")
+    assert len(commands_in_a_bundle()) == 6
+    for command in commands_in_a_bundle():
+        command = command.replace("path/to/sub-01_dwi.nii.gz", str(small_scan))  # noqa: PLW2901
+        command = command.replace("path/to/cohort", str(small_cohort))  # noqa: PLW2901
+        if "train.json" in command:
+            # two trainings into one folder would be refused
+            output = "two" if "torchrun" in command else "runs"
+            # the same without an import of the libraries for each process
+            command = command.replace("torchrun", "python -m torch.distributed.run --standalone")  # noqa: PLW2901
+            command += f" --max_epochs 1 --num_workers 0 --device cpu --output_dir {output}"  # noqa: PLW2901
+        done = subprocess.run(
+            command, shell=True, cwd=bundle, env=variables, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
+    for result in ("results/sub-01_desc-restored_dwi.nii.gz", "runs/model.pt", "two/model.pt", "model.ts"):
+        assert (bundle / result).is_file(), result
+
+    client = MlflowClient(f"sqlite:///{bundle}/mlflow.db")
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    # MONAI's own tracking goes into the run of the training; the evaluation of a restoration is none
+    assert [run.data.params["task"] for run in runs] == ["restoration", "restoration"]
+    version = json.loads((bundle / "configs" / "metadata.json").read_text())["version"]
+    for run in runs:
+        assert {"train_loss", "val_loss"} <= run.data.metrics.keys()
+        assert version in run.data.params["code"]
 
 
 def test_a_missing_scan_on_the_command_line_is_one_sentence(python_in, exported_of):

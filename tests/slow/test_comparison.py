@@ -1,6 +1,7 @@
 """A small comparison from the shell: from two cohorts to its report, whether or not it is killed on the way."""
 
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,15 @@ NETWORK = ["network_def::in_channels=6", "network_def::filters=[2,4,4,4]", "num_
 
 TABLES = ("scans", "subjects", "statistics", "means", "curves", "learning", "baselines", "artifacts")
 
+PAGE = ROOT / "docs" / "comparison.md"
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def commands_of_the_page():
+    """Words after ``python`` of the commands that begin and report a comparison, and of the dry run, by the page."""
+    lines = [line for line in PAGE.read_text().splitlines() if line.startswith("    python -m scripts ")]
+    return [shlex.split(line)[1:] for line in lines[:3]]
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +35,15 @@ def words(tmp_path_factory):
     """Words after ``python`` of a comparison of two tasks and three initialisations."""
     root = tmp_path_factory.mktemp("cohorts")
     write_tiny_cohorts(root, training=2)
-    options = ["--auxiliary", root / "auxiliary", "--clinical", root / "clinical"]
-    options += ["--tasks", "segmentation,direction", "--seeds", 1, "--train-sizes", 1, "--steps", 3, "--validations", 1]
+    places = {"cohorts/auxiliary": root / "auxiliary", "cohorts/clinical": root / "clinical"}
+    *command, option, folder = (str(places.get(word, word)) for word in commands_of_the_page()[0])
+    assert (option, folder) == ("--out", "comparison")
+    options = ["--tasks", "segmentation,direction", "--seeds", 1, "--train-sizes", 1, "--steps", 3, "--validations", 1]
     for value in [*NETWORK, "output_channels=6", "max_epochs=2"]:
         options += ["--pretraining", value]
     for value in NETWORK:
         options += ["--fine-tuning", value]
-    return ["-m", "scripts", "compare", *map(str, options)]
+    return [*command, *map(str, options)]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +53,7 @@ def straight(words, shell, tmp_path_factory):
     began = time.monotonic()
     printed = shell(*words, "--out", out).stdout
     seconds = time.monotonic() - began
-    shell("-m", "scripts", "report", "--out", out)
+    shell(*(out if word == "comparison" else word for word in commands_of_the_page()[1]))
     return out, printed, seconds
 
 
@@ -68,6 +79,8 @@ def test_a_small_comparison_runs_from_nothing_and_is_not_repeated(straight, word
     times = [path.stat().st_mtime_ns for path in before]
     again = shell(*words, "--out", out).stdout
     assert "0/0" in again
+    assert commands_of_the_page()[2] == [*commands_of_the_page()[0], "--dry-run"]
+    assert "The missing runs take about 0.0 hours" in shell(*words, "--out", out, "--dry-run").stdout
     assert [path.stat().st_mtime_ns for path in sorted((out / "runs").rglob("*.pt"))] == times
 
 

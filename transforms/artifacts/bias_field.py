@@ -79,6 +79,11 @@ class BiasField(Artifact[BiasFieldParams]):
 
     Raises:
         InputError: an argument is out of its limits.
+
+    Examples:
+        >>> params = BiasField(order=1).sample(torch.Generator().manual_seed(0), (6, 16, 20, 12))
+        >>> len(params.coefficients), params.apply(torch.ones(6, 16, 20, 12), ScanInfo()).std() > 0
+        (4, tensor(True))
     """
 
     name = BiasFieldParams.artifact

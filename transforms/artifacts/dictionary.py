@@ -109,6 +109,12 @@ class RandArtifactsd(Corruptd):
 
     Raises:
         InputError: there is no such preset, or the probability is none.
+
+    Examples:
+        >>> corrupt = RandArtifactsd("image", preset="light").set_random_state(seed=6)
+        >>> data = corrupt({"image": MetaTensor(torch.rand(6, 16, 20, 12))})
+        >>> data["image"].shape, sorted(params.artifact for params in corrupt.params)
+        (torch.Size([6, 16, 20, 12]), ['bias field', 'eddy', 'ghosting'])
     """
 
     def __init__(
@@ -135,6 +141,11 @@ class RandArtifactd(Corruptd):
 
     Raises:
         InputError: a value is out of its limits.
+
+    Examples:
+        >>> noise = RandNoised("image", prob=1.0, std=(0.1, 0.1)).set_random_state(seed=0)
+        >>> round(noise({"image": torch.zeros(6, 16, 20, 12)})["image"].std().item(), 2)
+        0.1
     """
 
     kind: ClassVar[type[Artifact[Any]]]
@@ -152,36 +163,81 @@ class RandArtifactd(Corruptd):
 
 
 class RandMotiond(RandArtifactd):
-    """Movements of the head; values as in :class:`transforms.artifacts.Motion`."""
+    """Movements of the head; values as in :class:`transforms.artifacts.Motion`.
+
+    Examples:
+        >>> move = RandMotiond("image", prob=1.0, degrees=(-5, 5), translation=(-3, 3)).set_random_state(seed=0)
+        >>> image = move({"image": torch.rand(6, 16, 20, 12)})["image"]
+        >>> [len(positions) for positions in (move.params[0].degrees, move.params[0].times)]
+        [3, 2]
+    """
 
     kind = Motion
 
 
 class RandEddyd(RandArtifactd):
-    """Distortions by eddy currents; values as in :class:`transforms.artifacts.Eddy`."""
+    """Distortions by eddy currents; values as in :class:`transforms.artifacts.Eddy`.
+
+    Examples:
+        >>> stretch = RandEddyd("image", prob=1.0, stretch=(0.95, 1.05)).set_random_state(seed=0)
+        >>> image = stretch({"image": torch.rand(6, 16, 20, 12)})["image"]
+        >>> len(stretch.params[0].stretch), all(0.95 <= factor <= 1.05 for factor in stretch.params[0].stretch)
+        (6, True)
+    """
 
     kind = Eddy
 
 
 class RandBiasFieldd(RandArtifactd):
-    """A smooth factor; values as in :class:`transforms.artifacts.BiasField`."""
+    """A smooth factor; values as in :class:`transforms.artifacts.BiasField`.
+
+    Examples:
+        >>> field = RandBiasFieldd("image", prob=1.0, order=1).set_random_state(seed=0)
+        >>> image = field({"image": torch.ones(6, 16, 20, 12)})["image"]
+        >>> torch.equal(image[0], image[5]), round(image.mean().item(), 4)
+        (True, 1.0)
+    """
 
     kind = BiasField
 
 
 class RandGhostingd(RandArtifactd):
-    """Ghosts along an axis; values as in :class:`transforms.artifacts.Ghosting`."""
+    """Ghosts along an axis; values as in :class:`transforms.artifacts.Ghosting`.
+
+    Examples:
+        >>> ghosts = RandGhostingd("image", prob=1.0, axes=(1,), intensity=(0.5, 0.5)).set_random_state(seed=0)
+        >>> image = torch.zeros(1, 8, 20, 8)
+        >>> image[0, 4, 5, 4] = 1.0
+        >>> ghosts({"image": image})["image"][0, 4, :, 4].abs().topk(2).indices.tolist()
+        [5, 15]
+    """
 
     kind = Ghosting
 
 
 class RandNoised(RandArtifactd):
-    """Gaussian noise; values as in :class:`transforms.artifacts.Noise`."""
+    """Gaussian noise; values as in :class:`transforms.artifacts.Noise`.
+
+    Examples:
+        >>> noise = RandNoised("image", prob=1.0).set_random_state(seed=3)
+        >>> first = noise({"image": torch.zeros(6, 16, 20, 12)})["image"]
+        >>> again = noise.set_random_state(seed=3)({"image": torch.zeros(6, 16, 20, 12)})["image"]
+        >>> torch.equal(first, again)
+        True
+    """
 
     kind = Noise
 
 
 class RandUndersamplingd(RandArtifactd):
-    """Fewer directions; values as in :class:`transforms.artifacts.Undersampling`. It needs directions."""
+    """Fewer directions; values as in :class:`transforms.artifacts.Undersampling`. It needs directions.
+
+    Examples:
+        >>> fewer = RandUndersamplingd("image", prob=1.0, directions=default_scheme(), measured=(12, 12))
+        >>> fewer.set_random_state(seed=0)({"image": torch.rand(64, 8, 10, 6)})["image"].shape
+        torch.Size([64, 8, 10, 6])
+        >>> len(fewer.params[0].kept(default_scheme()))
+        12
+    """
 
     kind = Undersampling

@@ -117,6 +117,14 @@ class Eddy(Artifact[EddyParams]):
 
     Raises:
         InputError: an argument is out of its limits.
+
+    Examples:
+        >>> params = Eddy(stretch=(1.1, 1.1)).sample(torch.Generator().manual_seed(0), (6, 16, 21, 12))
+        >>> image = torch.zeros(6, 16, 21, 12)
+        >>> image[:, :, 5:16] = 0.5
+        >>> stretched = params.apply(image, ScanInfo())
+        >>> round(stretched[0, 8, 10, 6].item(), 3), round((stretched.sum() / image.sum()).item(), 2)
+        (0.455, 1.0)
     """
 
     name = EddyParams.artifact

@@ -72,6 +72,12 @@ class Ghosting(Artifact[GhostingParams]):
 
     Raises:
         InputError: an argument is out of its limits.
+
+    Examples:
+        >>> params = Ghosting(num_ghosts=(2, 3), axes=(1,)).sample(torch.Generator().manual_seed(0), (6, 16, 20, 12))
+        >>> image = torch.rand(6, 16, 20, 12)
+        >>> torch.allclose(params.apply(image, ScanInfo()).mean(), image.mean())
+        True
     """
 
     name = GhostingParams.artifact

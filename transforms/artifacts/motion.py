@@ -181,6 +181,12 @@ class Motion(Artifact[MotionParams]):
 
     Raises:
         InputError: an argument is out of its limits.
+
+    Examples:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> params = Motion(degrees=(-5, 5), num_transforms=1).sample(generator, (64, 40, 48, 32))
+        >>> params.apply(torch.rand(6, 16, 20, 12), ScanInfo()).shape
+        torch.Size([6, 16, 20, 12])
     """
 
     name = MotionParams.artifact

@@ -76,6 +76,12 @@ class Noise(Artifact[NoiseParams]):
 
     Raises:
         InputError: an argument is out of its limits.
+
+    Examples:
+        >>> params = Noise(std=(0.1, 0.1)).sample(torch.Generator().manual_seed(0), (6, 16, 20, 12))
+        >>> noisy = params.apply(torch.zeros(6, 16, 20, 12), ScanInfo())
+        >>> torch.equal(noisy, params.apply(torch.zeros(6, 16, 20, 12), ScanInfo()))
+        True
     """
 
     name = NoiseParams.artifact

@@ -117,6 +117,13 @@ class Undersampling(Artifact[UndersamplingParams]):
 
     Raises:
         InputError: an argument is out of its limits.
+
+    Examples:
+        >>> params = Undersampling(measured=(12, 12)).sample(torch.Generator().manual_seed(0), (64, 8, 10, 6))
+        >>> scan = ScanInfo(directions=default_scheme())
+        >>> constant = params.apply(torch.full((64, 8, 10, 6), 0.4), scan)
+        >>> torch.allclose(constant, torch.tensor(0.4), atol=1e-3)
+        True
     """
 
     name = UndersamplingParams.artifact

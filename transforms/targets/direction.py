@@ -61,6 +61,12 @@ def encode_direction(axes: torch.Tensor, encoding: str) -> torch.Tensor:
 
     Raises:
         InputError: there is no such encoding.
+
+    Examples:
+        >>> encode_direction(torch.tensor([0.0, 1.0, 0.0]), "dyad").tolist()
+        [0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+        >>> encode_direction(torch.tensor([0.0, -1.0, 0.0]), "angles").tolist()
+        [0.5, 0.5]
     """
     _check(encoding)
     length = torch.linalg.vector_norm(axes, dim=0)
@@ -86,6 +92,10 @@ def decode_direction(code: torch.Tensor, encoding: str) -> torch.Tensor:
 
     Raises:
         InputError: there is no such encoding, or it has another number of channels.
+
+    Examples:
+        >>> decode_direction(torch.tensor([0.0, 0.0, 2.0, 0.0, 0.0, 0.0]), "dyad").abs().tolist()
+        [0.0, 0.0, 1.0]
     """
     _check(encoding)
     if len(code) != CHANNELS[encoding]:
@@ -124,6 +134,12 @@ class EncodeDirectiond(Transform):
 
     Raises:
         InputError: there is no such encoding, or the peak is no image of vectors.
+
+    Examples:
+        >>> peak, white = torch.zeros(3, 2, 1, 1), torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1)
+        >>> peak[0] = 1.0
+        >>> EncodeDirectiond()({"peak": peak, "white_matter": white})["label"].flatten(1)[0]
+        tensor([1., nan])
     """
 
     def __init__(
@@ -161,6 +177,12 @@ class DecodeDirectiond(MapTransform):
 
     Raises:
         InputError: there is no such encoding, or it has another number of channels.
+
+    Examples:
+        >>> dyad = encode_direction(torch.tensor([0.6, 0.8, 0.0]).reshape(3, 1, 1, 1), "dyad")
+        >>> axis = DecodeDirectiond("pred")({"pred": dyad, "mask": torch.ones(1, 1, 1, 1)})["pred"].flatten()
+        >>> torch.allclose(axis, torch.tensor([0.6, 0.8, 0.0]), atol=1e-5)
+        True
     """
 
     def __init__(self, keys: KeysCollection, encoding: str = "dyad", mask_key: str = "mask") -> None:

@@ -19,6 +19,12 @@ class EncodeNuFOd(Transform):
         nufo_key: key of NuFO, ``(1, X, Y, Z)``; more than 3 count as 3.
         white_matter_key: key of the mask of white matter, ``(1, X, Y, Z)``.
         label_key: key of the target, ``(1, X, Y, Z)``, float32.
+
+    Examples:
+        >>> nufo, white = torch.tensor([1.0, 2.0, 5.0]), torch.tensor([0.0, 1.0, 1.0])
+        >>> data = {"nufo": nufo.reshape(1, 3, 1, 1), "white_matter": white.reshape(1, 3, 1, 1)}
+        >>> EncodeNuFOd()(data)["label"].flatten()
+        tensor([nan, 2., 3.])
     """
 
     def __init__(
@@ -38,4 +44,9 @@ class DecodeNuFOd(DecodeClassesd):
     """Turn the output of a network for ``crossings`` into probabilities of a NuFO of 0 to 3.
 
     Outside the mask NuFO is 0. The mask is that of the brain, or of white matter if it is known.
+
+    Examples:
+        >>> logits, mask = torch.tensor([0.0, 0.0, 9.0, 0.0]).reshape(4, 1, 1, 1), torch.ones(1, 1, 1, 1)
+        >>> DecodeNuFOd("pred")({"pred": logits, "mask": mask})["pred"].argmax(dim=0).item()
+        2
     """

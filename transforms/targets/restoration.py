@@ -17,6 +17,11 @@ class CleanTargetd(Transform):
     Args:
         image_key: key of the image, ``(C, X, Y, Z)``.
         label_key: key of the target.
+
+    Examples:
+        >>> data = CleanTargetd()({"image": torch.rand(64, 8, 10, 6)})
+        >>> data["label"] is data["image"]
+        True
     """
 
     def __init__(self, image_key: str = "image", label_key: str = "label") -> None:

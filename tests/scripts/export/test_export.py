@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from monai.bundle import ConfigParser
+from monai.apps.utils import HashCheckError
+from monai.bundle import ConfigParser, download_large_files
 
 from scripts.export import bundle as exporting
 from scripts.export import export_bundle
@@ -53,7 +54,7 @@ def test_a_bundle_has_the_files_of_the_zoo_and_no_others(exported):
         *("configs/logging.conf", "docs/README.md", "docs/data_license.txt", "LICENSE"),
         *("models/model.pt", "models/origin.json"),
     }
-    # the zoo asks for large_files.yml above this
+    # the zoo takes no larger ones
     assert max(path.stat().st_size for path in bundle.rglob("*")) < 25e6
 
 
@@ -184,6 +185,25 @@ def test_the_zip_holds_the_folder_and_has_the_same_bytes_twice(checkpoint_of, tm
         for name in archive.namelist():
             assert archive.read(name) == (tmp_path / "a" / name).read_bytes()
         assert len(archive.namelist()) == sum(path.is_file() for path in folders[0].rglob("*"))
+
+
+def test_files_that_are_too_large_for_the_zoo_come_from_the_address_that_the_user_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "LARGE_BYTES", 1_000_000)
+    bundle = export_bundle("restoration", tmp_path / "out")
+    listed = bundle / "large_files.yml"
+    (file,) = ConfigParser.load_config_file(listed)["large_files"]
+    assert (file["path"], file["url"]) == ("models/model.pt", "")
+    with zipfile.ZipFile(f"{bundle}.zip") as archive:
+        assert f"{bundle.name}/large_files.yml" in archive.namelist()
+    uploaded = (bundle / file["path"]).rename(tmp_path / "uploaded.pt")
+    listed.write_text(json.dumps({"large_files": [{**file, "url": uploaded.as_uri()}]}))
+    download_large_files(str(bundle))
+    assert (bundle / file["path"]).read_bytes() == uploaded.read_bytes()
+    # a file that was changed on the way is refused
+    (bundle / file["path"]).unlink()
+    uploaded.write_bytes(b"other")
+    with pytest.raises(HashCheckError):
+        download_large_files(str(bundle))
 
 
 def test_another_preparation_is_that_of_the_inference(checkpoint_of, tmp_path):
