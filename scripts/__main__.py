@@ -272,6 +272,13 @@ def compare(
     fine_tuning: Annotated[
         list[str] | None, typer.Option(help="A value of all fine-tunings, as batch_size=1; may be repeated.")
     ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(
+            help="A copy of the clinical cohort that is labelled by the truth of its phantoms, to score against both.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the matrix and an estimate of its time.")] = False,
     jobs: Jobs = 1,
     scheduler: Scheduler = None,
@@ -303,6 +310,7 @@ def compare(
         paper,
         _values(pretraining or []),
         _values(fine_tuning or []),
+        truth,
     )
     if dry_run:
         show_plan(settings, jobs)

@@ -36,7 +36,7 @@ def make_scan(scan, shape, scheme=SCHEME):
         "image": (image * mask[..., None]).astype(np.float32),
         "b0": (100.0 * mask).astype(np.float32),
         "mask": mask.astype(np.uint8),
-        "tissue": (mask + white_matter).astype(np.uint8),
+        "tissue": mask.astype(np.uint8) + white_matter,
         "white_matter": white_matter.astype(np.uint8),
         "n_peaks": (count * white_matter).astype(np.uint8),
         "peak": (frame[..., 0] * white_matter[..., None]).astype(np.float32),

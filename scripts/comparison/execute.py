@@ -15,12 +15,12 @@ import torch
 from monai.bundle import create_workflow
 
 from scripts.comparison.runs import Run, config_files, folder_of
-from scripts.comparison.store import EXPERIMENT, Store, child_of
+from scripts.comparison.store import EXPERIMENT, TRUTH, Store, child_of
 from scripts.io.files import read_json
 from scripts.jobs import worker_number
 from scripts.training.checkpoints import epoch_checkpoints
 from scripts.training.epoch_metrics import RUN_FILE
-from scripts.training.tracking import EVALUATION
+from scripts.training.tracking import EVALUATION, name_of
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,29 @@ def _perform(job: Job, folder: Path, store: Store) -> str:
     if job.evaluate and run.stage == "pretraining":
         store.mark_complete(trained, _evaluate_restoration(job, folder))
     elif job.evaluate:
-        evaluation = folder / "evaluation"
-        # no model card is made of it
-        skip = {"evaluating::2::_disabled_": True, **({} if run.baselines else {"evaluating::1::_disabled_": True})}
-        _work("evaluating", [*run.configs, "evaluate"], job, EVALUATION, skip)
-        evaluated = str(read_json(evaluation / RUN_FILE)["run_id"])
-        tables = [evaluation / "scans.csv", *([evaluation / "baselines.csv"] if run.baselines else [])]
-        store.mark_complete(trained, tables, evaluation_run=evaluated)
+        if run.key not in store.complete():
+            evaluation = folder / "evaluation"
+            tables = _evaluate(job, evaluation)
+            store.mark_complete(trained, tables, evaluation_run=str(read_json(evaluation / RUN_FILE)["run_id"]))
+        if run.truth is not None:
+            store.add_truth(trained, _evaluate(job, folder / TRUTH, run.truth.dataset_dir), run.truth.cohort)
     return trained
+
+
+def _evaluate(job: Job, folder: Path, truth: Path | None = None) -> list[Path]:
+    """Score a fine-tuned network, and the methods without training if that is for this run to do; return the tables."""
+    run = job.run
+    # no model card is made of it
+    values: dict[str, Any] = {"evaluating::2::_disabled_": True, "evaluation_dir": str(folder)}
+    if not run.baselines:
+        values["evaluating::1::_disabled_"] = True
+    if truth is not None:
+        name = name_of({**run.tags, "stage": EVALUATION})
+        values |= {"dataset_dir": str(truth), "run_name": f"{name} · {TRUTH}"}
+        # an atlas learns from what the network learned from
+        values["train::dataset::data::dataset_dir"] = str(run.dataset_dir)
+    _work("evaluating", [*run.configs, "evaluate"], job, EVALUATION, values)
+    return [folder / "scans.csv", *([folder / "baselines.csv"] if run.baselines else [])]
 
 
 def _train(job: Job, folder: Path, store: Store) -> None:
@@ -117,17 +132,14 @@ def _work(run_id: str, configs: Sequence[str], job: Job, stage: str | None, valu
             tags |= child_of(job.parent)
         uri = f"sqlite:///{job.out.absolute() / 'mlflow.db'}"
         tracking = {"tracking_uri": uri, "experiment_name": EXPERIMENT, "tracker::tags": tags}
+    places = {"dataset_dir": str(job.run.dataset_dir), "output_dir": str(job.run.folder(job.out))}
+    # each process stays with its GPU
+    device = {"device": f"cuda:{worker_number() % job.devices}"} if job.devices else {}
     workflow = create_workflow(
         config_file=config_files(configs),
         run_id=run_id,
         logging_file=False,
-        **job.run.values,
-        # each process stays with its GPU
-        **({"device": f"cuda:{worker_number() % job.devices}"} if job.devices else {}),
-        dataset_dir=str(job.run.dataset_dir),
-        output_dir=str(job.run.folder(job.out)),
-        **tracking,
-        **values,
+        **{**job.run.values, **device, **places, **tracking, **values},
     )
     workflow.run()
 

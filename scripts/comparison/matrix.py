@@ -69,7 +69,7 @@ class Work:
         self.settings, self.plan, self.store = settings, plan, store
         self.jobs, self.scheduler = jobs, scheduler
         self.failures: dict[str, str] = {}
-        self.done = set(store.complete())
+        self.done = plan.done(store.complete())
         self.runs = with_best_rates(settings, plan, plan.fine_tunings, store)
         self.parents: dict[Setting, str] = {}
         # while a rate is looked for, a report goes on showing what an earlier command has chosen
@@ -196,7 +196,7 @@ def show_plan(settings: Settings, jobs: int) -> None:
     """Print the matrix of a comparison, and an estimate of the time of what is missing."""
     plan = make_plan(settings)
     store = Store(settings.out)
-    done, trained = set(store.complete()), store.trained()
+    done, trained = plan.done(store.complete()), store.trained()
     pretrainings = list(dict.fromkeys(plan.pretrainings.values()))
     runs = with_best_rates(settings, plan, plan.fine_tunings, store)
     of_rates = trials(plan, runs, settings.rates)

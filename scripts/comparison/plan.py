@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mlflow.entities import Run as TrackedRun
+
 from scripts.cohort.datalist import cohort_checksum, load_entries, read_cohort
 from scripts.comparison.arms import ARMS, DEFAULT_ARMS, Arm
 from scripts.comparison.folds import make_folds
-from scripts.comparison.runs import Run, checksum, code_checksum, make_run, parsed
+from scripts.comparison.runs import Run, Truth, checksum, code_checksum, make_run, parsed
+from scripts.comparison.store import TRUTH
 from scripts.config_checks import TASKS
 from transforms.errors import InputError
 
@@ -39,6 +42,7 @@ class Settings:
         paper: whether to use the network, losses and rates of the paper.
         pretraining: values of all pretrainings that differ from the config.
         fine_tuning: values of all fine-tunings that differ from the config.
+        truth: the clinical cohort labelled by the truth of its phantoms, against which all is scored as well; or None.
     """
 
     auxiliary: Path
@@ -55,6 +59,7 @@ class Settings:
     paper: bool = False
     pretraining: Mapping[str, Any] = field(default_factory=dict)
     fine_tuning: Mapping[str, Any] = field(default_factory=dict)
+    truth: Path | None = None
 
     def __post_init__(self) -> None:
         for option, found, known in (("--tasks", self.tasks, TASKS), ("--arms", self.arms, tuple(ARMS))):
@@ -88,8 +93,22 @@ class Plan:
         """Return a fine-tuning with another learning rate."""
         values = {**run.values, "learning_rate": rate}
         return make_run(
-            run.stage, run.tags, run.configs, values, run.dataset_dir, run.cohort, self.code, run.weights, run.baselines
+            *(run.stage, run.tags, run.configs, values, run.dataset_dir, run.cohort, self.code),
+            *(run.weights, run.baselines, run.truth),
         )
+
+    def done(self, complete: Mapping[str, TrackedRun]) -> set[str]:
+        """Return the keys of the runs of which nothing is left to do.
+
+        Args:
+            complete: runs that are trained and evaluated, by key.
+        """
+        truths = {run.truth.cohort for run in self.fine_tunings if run.truth}
+        return {
+            key
+            for key, run in complete.items()
+            if not truths or run.data.tags["stage"] == "pretraining" or run.data.tags.get(TRUTH) in truths
+        }
 
 
 def make_plan(settings: Settings) -> Plan:
@@ -101,6 +120,7 @@ def make_plan(settings: Settings) -> Plan:
     code = code_checksum()
     read_cohort(settings.auxiliary)
     cohorts = make_folds(settings.clinical, settings.out / "folds", settings.folds)
+    truths = _truths(settings)
     # each reads all masks and labels of a cohort
     checksums = {folder: cohort_checksum(str(folder)) for folder in {settings.auxiliary, settings.clinical, *cohorts}}
     pretrainings = {
@@ -112,7 +132,7 @@ def make_plan(settings: Settings) -> Plan:
     fine_tunings = [
         _fine_tuning(
             *(settings, task, name, size, fold, seed, cohorts[fold], checksums),
-            *(pretrainings.get(name), reference, code),
+            *(pretrainings.get(name), reference, code, truths[fold]),
         )
         for seed, fold, size, task, name in itertools.product(
             range(settings.seeds), range(settings.folds), settings.train_sizes, settings.tasks, settings.arms
@@ -124,6 +144,27 @@ def make_plan(settings: Settings) -> Plan:
         "cohorts": [checksums[folder] for folder in (settings.auxiliary, settings.clinical)],
     }
     return Plan(pretrainings, fine_tunings, checksum([shared, code]), code)
+
+
+def _truths(settings: Settings) -> list[Truth | None]:
+    """Return the truth of each fold.
+
+    Raises:
+        InputError: it has other scans than the clinical cohort, or other splits.
+    """
+    if settings.truth is None:
+        return [None] * settings.folds
+    names = [
+        {split: sorted(scan.name for scan in scans) for split, scans in read_cohort(folder).items()}
+        for folder in (settings.clinical, settings.truth)
+    ]
+    if names[0] != names[1]:
+        raise InputError(
+            f"--truth: found other scans or splits in {settings.truth} than in {settings.clinical}, expected a copy of "
+            "it that is labelled by the truth."
+        )
+    folds = make_folds(settings.truth, settings.out / "folds_of_truth", settings.folds)
+    return [Truth(folder, cohort_checksum(str(folder))) for folder in folds]
 
 
 def _pretraining(settings: Settings, name: str, arm: Arm, checksums: Mapping[Path, str], code: str) -> Run:
@@ -145,6 +186,7 @@ def _fine_tuning(
     pretraining: Run | None,
     reference: Run,
     code: str,
+    truth: Truth | None,
 ) -> Run:
     arm = ARMS[name]
     configs = ["finetune", task, *settings.overlays]
@@ -176,6 +218,7 @@ def _fine_tuning(
         None if pretraining is None else pretraining.key,
         # baselines are the same for all seeds and initialisations
         baselines=seed == 0 and name == settings.arms[0],
+        truth=truth,
     )
 
 

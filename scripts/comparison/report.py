@@ -87,7 +87,8 @@ def write_report(out: Path) -> Path:
         "statistics": statistics,
         "means": mean_scores(results, scores),
         "baselines": results.baselines,
-        "baseline_means": baseline_means(results),
+        "baseline_means": baseline_means(results.baselines),
+        "truth": truth_means(results),
         "curves": results.curves,
         "learning": learning(results),
         "artifacts": results.artifacts,
@@ -151,12 +152,28 @@ def mean_scores(results: Results, scores: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values(place, key=lambda column: column.map(order) if column.name == place[-1] else column)
 
 
-def baseline_means(results: Results) -> pd.DataFrame:
-    """Return the mean score over subjects of each method without training, beside those of the networks."""
+def baseline_means(baselines: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean score over subjects of each method without training, ``BASELINES`` given."""
     columns = ["task", "train_size", "metric", "method"]
-    others = results.baselines[results.baselines["method"] != "network"]
+    others = baselines[baselines["method"] != "network"]
     by_subject = mean_of_scans(others, [*columns, "subject"])
     return by_subject.groupby(columns, as_index=False)["value"].mean().rename(columns={"value": "mean"})
+
+
+def truth_means(results: Results) -> pd.DataFrame:
+    """Return the mean score of each method and network against the truth, beside that against the labels."""
+    columns = ["task", "train_size", "metric", "method"]
+    by_network = [
+        mean_scores(results, subject_scores(scans)).rename(columns={"initialisation": "method"})[[*columns, "mean"]]
+        for scans in (results.scans, results.scans_by_truth)
+    ]
+    by_method = [baseline_means(table) for table in (results.baselines, results.baselines_by_truth)]
+    of_labels, of_truth = (pd.concat(pair) for pair in zip(by_method, by_network, strict=True))
+    for table in (of_labels, of_truth):
+        # what made the labels says so in its name, and has made no truth
+        table["method"] = table["method"].str.replace(r" \(label method.*\)$", "", regex=True)
+    renamed = of_labels.rename(columns={"mean": "against_labels"})
+    return of_truth.rename(columns={"mean": "against_truth"}).merge(renamed, on=columns, how="left")
 
 
 def learning(results: Results) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import pandas as pd
 from mlflow.entities import Run as TrackedRun
 
 from scripts.comparison.runs import KEY_LENGTH
-from scripts.comparison.store import Store
+from scripts.comparison.store import TRUTH, Store
 from scripts.config_checks import TASKS
 from scripts.training.metrics import name_on_test
 from transforms.errors import InputError
@@ -24,6 +24,12 @@ BASELINES = ["task", "train_size", "fold", "method", "subject", "scan", "metric"
 CURVES = ["task", "train_size", "initialisation", "fold", "seed", "epoch", "step", "metric", "value"]
 ARTIFACTS = ["initialisation", "artifact", "scan", "error_before", "error_after"]
 
+TABLES = {
+    **{"scans": SCANS, "baselines": BASELINES, "scans_by_truth": SCANS, "baselines_by_truth": BASELINES},
+    **{"curves": CURVES, "artifacts": ARTIFACTS},
+}
+"""Columns of each table."""
+
 
 @dataclass
 class Results:
@@ -34,6 +40,8 @@ class Results:
             ``planned`` and ``complete`` runs; initialisations in the order of ``scripts.comparison.arms``.
         scans: score of each test scan, metric and class under each run, ``SCANS``.
         baselines: the same of methods without training, ``BASELINES``.
+        scans_by_truth: as ``scans``, against the truth; empty where it was not asked for.
+        baselines_by_truth: as ``baselines``, against the truth.
         curves: losses and metrics by epoch, ``CURVES``; the metrics are those of validation subjects.
         artifacts: errors of the pretrained networks before and after, ``ARTIFACTS``.
         pictures: PNG of one test subject by task and initialisation.
@@ -44,6 +52,8 @@ class Results:
     settings: pd.DataFrame
     scans: pd.DataFrame
     baselines: pd.DataFrame
+    scans_by_truth: pd.DataFrame
+    baselines_by_truth: pd.DataFrame
     curves: pd.DataFrame
     artifacts: pd.DataFrame
     pictures: dict[tuple[str, str], bytes] = field(default_factory=dict)
@@ -105,7 +115,7 @@ class _Reader:
         self.store, self.complete = store, complete
         self.by_id = {run.info.run_id: run for run in complete.values()}
         self.settings: list[dict[str, Any]] = []
-        self.tables: dict[str, list[pd.DataFrame]] = {"scans": [], "baselines": [], "curves": [], "artifacts": []}
+        self.tables: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
         self.pictures: dict[tuple[str, str], bytes] = {}
         self.missing: list[str] = []
         self.codes: set[str] = set()
@@ -141,8 +151,11 @@ class _Reader:
         self.codes.add(run.data.params.get("code", "unknown"))
         if "weights_run" in tags:
             self.weights.setdefault(tags["weights_run"], place["initialisation"])
-        for name in ("scans", "baselines"):
-            table = self.store.table(run_id, f"{name}.csv")
+        places_of = {"scans": "scans.csv", "baselines": "baselines.csv"}
+        if TRUTH in tags:
+            places_of |= {f"{name}_by_truth": f"{TRUTH}/{file}" for name, file in places_of.items()}
+        for name, file in places_of.items():
+            table = self.store.table(run_id, file)
             if table is not None:
                 table["class"] = table["class"].fillna("")
                 # a comparison made before the metrics of test scans had names of their own
@@ -170,9 +183,8 @@ class _Reader:
 
     def results(self) -> Results:
         """Return the tables, in an order that does not depend on when the runs were done."""
-        columns = {"scans": SCANS, "baselines": BASELINES, "curves": CURVES, "artifacts": ARTIFACTS}
         tables = {
-            name: pd.concat(parts, ignore_index=True)[columns[name]] if parts else pd.DataFrame(columns=columns[name])
+            name: pd.concat(parts, ignore_index=True)[TABLES[name]] if parts else pd.DataFrame(columns=TABLES[name])
             for name, parts in self.tables.items()
         }
         scans = tables["scans"]

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from monai.bundle import ConfigParser
 
@@ -56,6 +56,18 @@ def parsed(names: Sequence[str], values: Mapping[str, Any]) -> ConfigParser:
     return parser
 
 
+class Truth(NamedTuple):
+    """The cohort of a fine-tuning with other labels: what its phantoms were made of.
+
+    Attributes:
+        dataset_dir: prepared cohort.
+        cohort: its checksum.
+    """
+
+    dataset_dir: Path
+    cohort: str
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """A training with its evaluation.
@@ -72,6 +84,7 @@ class Run:
         key: identifies the run by its full config, the code, the cohort, and the key of the run of its weights.
         weights: key of the run of its weights, or None.
         baselines: whether the evaluation scores the baselines too.
+        truth: against which the network is scored as well, or None; it has no part in the key.
     """
 
     stage: str
@@ -85,6 +98,7 @@ class Run:
     key: str = field(repr=False)
     weights: str | None = None
     baselines: bool = False
+    truth: Truth | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Run) and self.key == other.key
@@ -131,6 +145,7 @@ def make_run(
     code: str,
     weights: str | None = None,
     baselines: bool = False,
+    truth: Truth | None = None,
 ) -> Run:
     """Make a run, with its key.
 
@@ -144,11 +159,13 @@ def make_run(
         code: as :func:`code_checksum` gives it.
         weights: see :class:`Run`.
         baselines: see :class:`Run`.
+        truth: see :class:`Run`.
     """
     parser = parsed(configs, values)
     content = {key: value for key, value in parser.get().items() if key not in WITHOUT_EFFECT}
     key = checksum([content, code, cohort, weights])
     epochs, batch = (int(parser.get_parsed_content(name)) for name in ("max_epochs", "batch_size"))
     return Run(
-        stage, dict(tags), tuple(configs), dict(values), dataset_dir, cohort, epochs, batch, key, weights, baselines
+        *(stage, dict(tags), tuple(configs), dict(values), dataset_dir, cohort, epochs, batch, key),
+        *(weights, baselines, truth),
     )

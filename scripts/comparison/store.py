@@ -22,6 +22,9 @@ EXPERIMENT = "comparison"
 COMPLETE = "complete"
 """Tag of a run that is trained and evaluated, with all that the report needs."""
 
+TRUTH = "truth"
+"""Tag with the checksum of the cohort against whose truth a run was scored; and folder of the tables."""
+
 MAX_RESULTS = 50_000
 """Runs that MLflow returns at once."""
 
@@ -126,6 +129,12 @@ class Store:
         for file in files:
             self.client.log_artifact(run_id, str(file))
         self._tag(run_id, {**tags, COMPLETE: "true"})
+
+    def add_truth(self, run_id: str, files: Iterable[Path], cohort: str) -> None:
+        """Keep the scores of a run against the truth, and say which cohort's it is."""
+        for file in files:
+            self.client.log_artifact(run_id, str(file), TRUTH)
+        self._tag(run_id, {TRUTH: cohort})
 
     def _tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run all at once."""

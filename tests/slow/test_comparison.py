@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -17,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 NETWORK = ["network_def::in_channels=6", "network_def::filters=[2,4,4,4]", "num_workers=0", "device=cpu"]
 
-TABLES = ("scans", "subjects", "statistics", "means", "curves", "learning", "baselines", "artifacts")
+TABLES = ("scans", "subjects", "statistics", "means", "curves", "learning", "baselines", "artifacts", "truth")
 
 PAGE = ROOT / "docs" / "comparison.md"
 
@@ -43,6 +45,14 @@ def words(tmp_path_factory):
         options += ["--pretraining", value]
     for value in NETWORK:
         options += ["--fine-tuning", value]
+    # in truth, half of the white matter is gray, and directions are what the labels say
+    truth = shutil.copytree(root / "clinical", root / "truth")
+    for path in truth.glob("*_tissue.nii.gz"):
+        image = nib.load(path)
+        tissue = np.array(image.dataobj)
+        tissue[:6][tissue[:6] == 2] = 1
+        nib.save(nib.Nifti1Image(tissue, image.affine), path)
+    options += ["--truth", truth]
     return [*command, *map(str, options)]
 
 
@@ -72,6 +82,11 @@ def test_a_small_comparison_runs_from_nothing_and_is_not_repeated(straight, word
     # the networks differ by where they start
     scores = means[means["metric"].isin(["test_macro_f1", "test_angular_error"])].groupby("metric")["mean"]
     assert (scores.nunique() == 3).all()
+    truth = pd.read_csv(out / "report" / "truth.csv").set_index("task")
+    assert set(truth["method"]) >= {"random", "artifact_removal", "autoencoder", "atlas", "tensor", "majority class"}
+    same = np.isclose(truth["against_truth"], truth["against_labels"], equal_nan=True)
+    assert same[truth.index == "direction"].all()
+    assert not same[truth.index == "segmentation"].any()
     assert {"atlas", "tensor", "majority class"} <= set(pd.read_csv(out / "report" / "baselines.csv")["method"])
     assert "motion" in set(pd.read_csv(out / "report" / "artifacts.csv")["artifact"])
     assert "What is missing" not in (out / "report.html").read_text()

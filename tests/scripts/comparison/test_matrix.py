@@ -176,6 +176,27 @@ def test_a_pretraining_whose_weights_are_gone_is_done_again_where_a_run_needs_th
     assert [words.split(",")[0] for words in made_up["done"]] == ["pretraining artifact_removal", "segmentation"]
 
 
+def test_a_truth_that_is_given_later_is_scored_without_another_training(settings, cohorts, made_up, tmp_path):
+    run_comparison(settings())
+    before = Store(tmp_path).complete()
+    keys = {key for key, run in before.items() if run.data.tags["stage"] == "fine-tuning"}
+    plan = matrix.make_plan(settings(truth=cohorts / "clinical"))
+    # the same runs, with something left to do
+    assert {run.key for run in plan.fine_tunings} == keys
+    assert plan.done(before) == set(before) - keys
+    for _ in range(2):
+        run_comparison(settings(truth=cohorts / "clinical"))
+    after = Store(tmp_path).complete()
+    assert plan.done(after) == set(after)
+    assert {key: run.info.run_id for key, run in after.items()} == {key: run.info.run_id for key, run in before.items()}
+    assert len(made_up["done"]) == len(before) + len(keys)
+
+
+def test_a_truth_of_other_scans_or_splits_is_refused(settings, cohorts, tmp_path):
+    with pytest.raises(InputError, match="--truth: found other scans or splits in"):
+        matrix.make_plan(settings(truth=cohorts / "auxiliary"))
+
+
 def test_what_was_killed_is_not_taken_for_running(tmp_path):
     store = Store(tmp_path)
     killed, going_on = (store.client.create_run(store.experiment_id, tags={"key": "a"}).info.run_id for _ in range(2))

@@ -48,6 +48,7 @@ def test_the_report_needs_nothing_else_and_is_the_same_each_time(whole):
     # a picture for each task and initialisation
     assert page.count("data:image/png") == 9 + page.count('xlink:href="data:image/png')
     assert "What is missing" not in page
+    assert "Against the truth" not in page
     write_report(whole)
     assert written(whole) == first
 
@@ -129,6 +130,18 @@ def test_what_is_missing_is_said(settings, made_up, tmp_path):
     assert statistics.seeds["artifact_removal", "random"] == 1
     assert "One seed" in statistics.sentence["artifact_removal", "random"]
     assert "nothing can be said" in page
+
+
+def test_scores_against_the_truth_stand_beside_those_against_the_labels(settings, cohorts, made_up, tmp_path):
+    run_comparison(settings(truth=cohorts / "clinical"))
+    write_report(tmp_path)
+    truth = table(tmp_path, "truth")
+    assert set(truth["method"]) == {"random", "artifact_removal", "autoencoder", "atlas"}
+    np.testing.assert_allclose(truth["against_truth"], truth["against_labels"] - 0.1, atol=1e-6)
+    assert "Against the truth" in (tmp_path / "report.html").read_text()
+    # the question is decided by the labels alone
+    assert len(table(tmp_path, "statistics")) == 3
+    assert table(tmp_path, "scans")["value"].mean() > 0.4
 
 
 def test_one_test_subject_and_scores_that_are_all_the_same(settings, made_up, tmp_path, monkeypatch):
