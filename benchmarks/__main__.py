@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import artifacts, brain_mask, inference, labels, resampling, tasks
+from benchmarks import artifacts, brain_mask, deconvolution, inference, labels, resampling, tasks
 
 TIMINGS = {
     "resampling": resampling.main,
     "artifacts": artifacts.main,
     "brain_mask": brain_mask.main,
     "inference": inference.main,
+    "deconvolution": deconvolution.main,
     "labels": labels.main,
 }
 TRAININGS = {"tasks": tasks.main}

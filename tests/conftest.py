@@ -11,6 +11,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from tests import warm_python
+from tests.unsynced import forget_the_disk
+
+forget_the_disk()
 
 ROOT = Path(__file__).parents[1]
 

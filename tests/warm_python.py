@@ -64,6 +64,8 @@ def serve(address: str) -> None:
     """Import the libraries, then run each command that is asked for, until the end of the input."""
     for name in LIBRARIES:
         importlib.import_module(name)
+    # the folder of this file is the first of the path here
+    importlib.import_module("unsynced").forget_the_disk()
     assert threading.active_count() == 1, "a fork would inherit the locks of other threads"
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as server:

@@ -34,13 +34,13 @@ def commands_of_the_page():
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
-    """Words after ``python`` of a comparison of two tasks and three initialisations."""
+    """Words after ``python`` of a comparison of two tasks, three initialisations and two seeds."""
     root = tmp_path_factory.mktemp("cohorts")
     write_tiny_cohorts(root, training=2)
     places = {"cohorts/auxiliary": root / "auxiliary", "cohorts/clinical": root / "clinical"}
     *command, option, folder = (str(places.get(word, word)) for word in commands_of_the_page()[0])
     assert (option, folder) == ("--out", "comparison")
-    options = ["--tasks", "segmentation,direction", "--seeds", 1, "--train-sizes", 1, "--steps", 3, "--validations", 1]
+    options = ["--tasks", "segmentation,direction", "--seeds", 2, "--train-sizes", 1, "--steps", 3, "--validations", 1]
     for value in [*NETWORK, "output_channels=6", "max_epochs=2"]:
         options += ["--pretraining", value]
     for value in NETWORK:
@@ -77,7 +77,7 @@ def test_a_small_comparison_runs_from_nothing_and_is_not_repeated(straight, word
     means = pd.read_csv(out / "report" / "means.csv")
     assert set(means["initialisation"]) == {"random", "artifact_removal", "autoencoder"}
     assert set(means["task"]) == {"segmentation", "direction"}
-    assert (means["runs"] == 1).all()
+    assert (means["runs"] == 2).all()
     assert (means["subjects"] == 3).all()
     # the networks differ by where they start
     scores = means[means["metric"].isin(["test_macro_f1", "test_angular_error"])].groupby("metric")["mean"]

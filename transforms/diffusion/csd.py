@@ -143,7 +143,7 @@ def find_peaks(
     order = sh_order(directions, MAX_SH_ORDER)
     # DIPY warns of its basis, which is used here by its own functions alone, and of voxels in which noise kept the
     # deconvolution from an end; the latter still have their best estimate. It also checks in each voxel how its own
-    # function is called, which takes almost as long as the deconvolution
+    # function is called, which takes a third of the time of all the rest
     unchecked = mock.patch.object(csdeconv, "csdeconv", inspect.unwrap(csdeconv.csdeconv))
     with warnings.catch_warnings(), unchecked:
         warnings.simplefilter("ignore")

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from scripts.__main__ import app
+from scripts.comparison import report
 from scripts.comparison.matrix import run_comparison
 from scripts.comparison.report import write_report
 from transforms.errors import InputError
@@ -35,6 +36,12 @@ def whole(settings, made_up, tmp_path):
         write_report(tmp_path)
         MADE.append(tmp_path)
     return MADE[0]
+
+
+@pytest.fixture
+def tables_alone(monkeypatch):
+    """Have reports without figures, which take most of their time."""
+    monkeypatch.setattr(report, "FIGURES", {})
 
 
 def test_the_report_needs_nothing_else_and_is_the_same_each_time(whole):
@@ -100,7 +107,7 @@ def test_scores_are_of_test_scans_and_curves_of_validations(whole):
     assert set(table(whole, "curves").metric) == {"train_loss", "val_loss"} | {f"val_{n}" for n in names - {"accuracy"}}
 
 
-def test_a_comparison_of_before_the_names_of_test_metrics_is_the_same(settings, made_up, tmp_path, whole):
+def test_a_comparison_of_before_the_names_of_test_metrics_is_the_same(settings, made_up, tmp_path, whole, tables_alone):
     made_up["prefix"] = "val_"
     run_comparison(settings(tasks=TASKS))
     write_report(tmp_path)
@@ -132,7 +139,9 @@ def test_what_is_missing_is_said(settings, made_up, tmp_path):
     assert "nothing can be said" in page
 
 
-def test_scores_against_the_truth_stand_beside_those_against_the_labels(settings, cohorts, made_up, tmp_path):
+def test_scores_against_the_truth_stand_beside_those_against_the_labels(
+    settings, cohorts, made_up, tmp_path, tables_alone
+):
     run_comparison(settings(truth=cohorts / "clinical"))
     write_report(tmp_path)
     truth = table(tmp_path, "truth")
@@ -172,7 +181,7 @@ def test_a_folder_without_a_comparison(settings, tmp_path):
         write_report(tmp_path)
 
 
-def test_only_the_last_comparison_is_reported(settings, made_up, tmp_path):
+def test_only_the_last_comparison_is_reported(settings, made_up, tmp_path, tables_alone):
     run_comparison(settings())
     run_comparison(settings(arms=("random",), steps=12))
     write_report(tmp_path)
