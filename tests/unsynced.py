@@ -1,4 +1,4 @@
-"""Writing without waiting for the disk: no test cuts the power, and MLflow's tests wait for it a fifth of their time."""
+"""Writing without waiting for the disk: no test cuts the power, and a fifth of the time of MLflow's tests are waits."""
 
 import os
 import sqlite3
