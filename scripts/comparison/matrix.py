@@ -16,7 +16,7 @@ from scripts.comparison.estimate import estimate
 from scripts.comparison.execute import Job, perform
 from scripts.comparison.plan import Plan, Settings, candidates, group, leading_metric, make_plan, trials
 from scripts.comparison.runs import KEY_LENGTH, Run, Setting, checksum
-from scripts.comparison.store import Store
+from scripts.comparison.store import TRUTH, Store
 from scripts.jobs import Outcome, run_jobs
 from scripts.training.tracking import name_of
 from scripts.training.tracking_store import run_table
@@ -85,6 +85,7 @@ class Work:
                 **{"setting": checksum([self.plan.protocol, setting]), "protocol": self.plan.protocol},
                 **{"order": str(list(ARMS).index(setting[1])), "rate": ", ".join(rates)},
                 "runs": json.dumps({run.repetition: run.key[:KEY_LENGTH] for run in runs}),
+                TRUTH: json.dumps(sorted(self.plan.truths)),
             }
             self.parents[setting] = self.store.parent(name_of(tags), tags, update)
         self.store.set_protocol(self.plan.protocol)
@@ -196,7 +197,8 @@ def show_plan(settings: Settings, jobs: int) -> None:
     """Print the matrix of a comparison, and an estimate of the time of what is missing."""
     plan = make_plan(settings)
     store = Store(settings.out)
-    done, trained = plan.done(store.complete()), store.trained()
+    complete, trained = store.complete(), store.trained()
+    done = plan.done(complete)
     pretrainings = list(dict.fromkeys(plan.pretrainings.values()))
     runs = with_best_rates(settings, plan, plan.fine_tunings, store)
     of_rates = trials(plan, runs, settings.rates)
@@ -209,10 +211,10 @@ def show_plan(settings: Settings, jobs: int) -> None:
         tried = str(sum(run.key in trained for run in of_rates))
         table.add_row("rates", "", "", "", str(len(of_rates)), tried, "")
     for (task, arm, size), of_setting in by_setting(runs).items():
-        complete = str(sum(run.key in done for run in of_setting))
-        table.add_row("fine-tuning", task, arm, size, str(len(of_setting)), complete, str(of_setting[0].epochs))
+        finished = str(sum(run.key in done for run in of_setting))
+        table.add_row("fine-tuning", task, arm, size, str(len(of_setting)), finished, str(of_setting[0].epochs))
     console.print(table)
-    # a trial that wins is one of the runs
-    missing = [run for run in [*pretrainings, *runs] if run.key not in done]
+    # a trial that wins is one of the runs; what only lacks its score against the truth takes seconds
+    missing = [run for run in [*pretrainings, *runs] if run.key not in complete]
     missing += [run for run in of_rates if run.key not in trained and run not in missing]
     estimate(missing, jobs)

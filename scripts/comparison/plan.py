@@ -97,17 +97,21 @@ class Plan:
             *(run.weights, run.baselines, run.truth),
         )
 
+    @property
+    def truths(self) -> set[str]:
+        """Checksums of the cohorts against whose truth the fine-tunings are scored, one for each fold."""
+        return {run.truth.cohort for run in self.fine_tunings if run.truth}
+
     def done(self, complete: Mapping[str, TrackedRun]) -> set[str]:
         """Return the keys of the runs of which nothing is left to do.
 
         Args:
             complete: runs that are trained and evaluated, by key.
         """
-        truths = {run.truth.cohort for run in self.fine_tunings if run.truth}
         return {
             key
             for key, run in complete.items()
-            if not truths or run.data.tags["stage"] == "pretraining" or run.data.tags.get(TRUTH) in truths
+            if not self.truths or run.data.tags["stage"] == "pretraining" or run.data.tags.get(TRUTH) in self.truths
         }
 
 
@@ -120,7 +124,7 @@ def make_plan(settings: Settings) -> Plan:
     code = code_checksum()
     read_cohort(settings.auxiliary)
     cohorts = make_folds(settings.clinical, settings.out / "folds", settings.folds)
-    truths = _truths(settings)
+    truths = _truths(settings, cohorts)
     # each reads all masks and labels of a cohort
     checksums = {folder: cohort_checksum(str(folder)) for folder in {settings.auxiliary, settings.clinical, *cohorts}}
     pretrainings = {
@@ -146,11 +150,11 @@ def make_plan(settings: Settings) -> Plan:
     return Plan(pretrainings, fine_tunings, checksum([shared, code]), code)
 
 
-def _truths(settings: Settings) -> list[Truth | None]:
-    """Return the truth of each fold.
+def _truths(settings: Settings, cohorts: Sequence[Path]) -> list[Truth | None]:
+    """Return the truth of each fold of the clinical cohort.
 
     Raises:
-        InputError: it has other scans than the clinical cohort, or other splits.
+        InputError: it has other scans than the clinical cohort, other splits, or labels of other test scans.
     """
     if settings.truth is None:
         return [None] * settings.folds
@@ -164,6 +168,13 @@ def _truths(settings: Settings) -> list[Truth | None]:
             "it that is labelled by the truth."
         )
     folds = make_folds(settings.truth, settings.out / "folds_of_truth", settings.folds)
+    for (cohort, truth), task in itertools.product(zip(cohorts, folds, strict=True), settings.tasks):
+        keys = ["image", "mask", *parsed(["finetune", task], {})["label_keys"]]
+        labelled = [{entry["scan"] for entry in load_entries(str(place), "test", keys)} for place in (cohort, truth)]
+        if odd := sorted(labelled[0] ^ labelled[1]):
+            raise InputError(
+                f"--truth: found labels for {task} of {odd[0]} in one of {cohort} and {truth}, expected them in both."
+            )
     return [Truth(folder, cohort_checksum(str(folder))) for folder in folds]
 
 

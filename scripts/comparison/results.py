@@ -108,6 +108,10 @@ def _order(tags: Mapping[str, str]) -> tuple[int, int, int]:
     return TASKS.index(tags["task"]), int(tags["train_size"]), int(tags["order"])
 
 
+def _repetition(seed: int, fold: int) -> str:
+    return f"seed {seed}" + (f" of fold {fold}" if fold else "")
+
+
 class _Reader:
     """Collect the rows of the tables, setting by setting."""
 
@@ -125,6 +129,7 @@ class _Reader:
         """Add a setting, by the tags of its parent run."""
         place = {"task": tags["task"], "train_size": int(tags["train_size"]), "initialisation": tags["initialisation"]}
         planned = json.loads(tags["runs"])
+        truths = json.loads(tags.get(TRUTH, "[]"))
         name = f"{tags['task']}, {tags['initialisation']}, train size {tags['train_size']}"
         found = 0
         for place_of, key in planned.items():
@@ -132,12 +137,13 @@ class _Reader:
             run = self.complete.get(key)
             if run is None:
                 why = tags.get(f"failure.{place_of}", "it has not been completed")
-                self.missing.append(
-                    f"{name}: seed {seed}" + (f" of fold {fold}" if fold else "") + f" is missing: {why}"
-                )
+                self.missing.append(f"{name}: {_repetition(seed, fold)} is missing: {why}")
                 continue
             found += 1
-            self._add_run(run, {**place, "fold": fold, "seed": seed})
+            by_truth = run.data.tags.get(TRUTH) in truths
+            if truths and not by_truth:
+                self.missing.append(f"{name}: {_repetition(seed, fold)} is not scored against the truth yet.")
+            self._add_run(run, {**place, "fold": fold, "seed": seed}, by_truth)
         if not found:
             self.missing.append(f"{name}: no run is complete, so it is left out of all tables.")
         lower = tags["lower_is_better"] == "true"
@@ -146,13 +152,13 @@ class _Reader:
             | {"planned": len(planned), "complete": found}
         )
 
-    def _add_run(self, run: TrackedRun, place: Mapping[str, Any]) -> None:
+    def _add_run(self, run: TrackedRun, place: Mapping[str, Any], by_truth: bool) -> None:
         run_id, tags = run.info.run_id, run.data.tags
         self.codes.add(run.data.params.get("code", "unknown"))
         if "weights_run" in tags:
             self.weights.setdefault(tags["weights_run"], place["initialisation"])
         places_of = {"scans": "scans.csv", "baselines": "baselines.csv"}
-        if TRUTH in tags:
+        if by_truth:
             places_of |= {f"{name}_by_truth": f"{TRUTH}/{file}" for name, file in places_of.items()}
         for name, file in places_of.items():
             table = self.store.table(run_id, file)

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 NETWORK = ["network_def::in_channels=6", "network_def::filters=[2,4,4,4]", "num_workers=0", "device=cpu"]
 
-TABLES = ("scans", "subjects", "statistics", "means", "curves", "learning", "baselines", "artifacts", "truth")
+TABLES = ("scans", "subjects", "statistics", "means", "curves", "learning", "baselines", "artifacts")
 
 PAGE = ROOT / "docs" / "comparison.md"
 
@@ -45,14 +45,6 @@ def words(tmp_path_factory):
         options += ["--pretraining", value]
     for value in NETWORK:
         options += ["--fine-tuning", value]
-    # in truth, half of the white matter is gray, and directions are what the labels say
-    truth = shutil.copytree(root / "clinical", root / "truth")
-    for path in truth.glob("*_tissue.nii.gz"):
-        image = nib.load(path)
-        tissue = np.array(image.dataobj)
-        tissue[:6][tissue[:6] == 2] = 1
-        nib.save(nib.Nifti1Image(tissue, image.affine), path)
-    options += ["--truth", truth]
     return [*command, *map(str, options)]
 
 
@@ -82,11 +74,6 @@ def test_a_small_comparison_runs_from_nothing_and_is_not_repeated(straight, word
     # the networks differ by where they start
     scores = means[means["metric"].isin(["test_macro_f1", "test_angular_error"])].groupby("metric")["mean"]
     assert (scores.nunique() == 3).all()
-    truth = pd.read_csv(out / "report" / "truth.csv").set_index("task")
-    assert set(truth["method"]) >= {"random", "artifact_removal", "autoencoder", "atlas", "tensor", "majority class"}
-    same = np.isclose(truth["against_truth"], truth["against_labels"], equal_nan=True)
-    assert same[truth.index == "direction"].all()
-    assert not same[truth.index == "segmentation"].any()
     assert {"atlas", "tensor", "majority class"} <= set(pd.read_csv(out / "report" / "baselines.csv")["method"])
     assert "motion" in set(pd.read_csv(out / "report" / "artifacts.csv")["artifact"])
     assert "What is missing" not in (out / "report.html").read_text()
@@ -112,6 +99,27 @@ def test_one_that_is_killed_at_random_and_started_again_gives_the_same_tables(st
     shell(*words, "--out", tmp_path)
     shell("-m", "scripts", "report", "--out", tmp_path)
     assert read(tmp_path) == read(whole)
+
+
+def test_a_truth_is_scored_without_another_training(straight, words, shell, tmp_path):
+    out = shutil.copytree(straight[0], tmp_path / "out")
+    # in truth, half of the white matter is gray, and directions are what the labels say
+    truth = shutil.copytree(words[words.index("--clinical") + 1], tmp_path / "truth")
+    for path in truth.glob("*_tissue.nii.gz"):
+        image = nib.load(path)
+        tissue = np.array(image.dataobj)
+        tissue[:6][tissue[:6] == 2] = 1
+        nib.save(nib.Nifti1Image(tissue, image.affine), path)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.pt")}
+    # one seed is enough
+    shell(*words, "--out", out, "--seeds", 1, "--truth", truth)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.pt")} == before
+    shell("-m", "scripts", "report", "--out", out)
+    table = pd.read_csv(out / "report" / "truth.csv").set_index("task")
+    assert set(table["method"]) >= {"random", "artifact_removal", "autoencoder", "atlas", "tensor", "majority class"}
+    same = np.isclose(table["against_truth"], table["against_labels"], equal_nan=True)
+    assert same[table.index == "direction"].all()
+    assert not same[table.index == "segmentation"].any()
 
 
 def test_the_report_opens_in_a_browser_without_an_error(straight, tmp_path):

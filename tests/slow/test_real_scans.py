@@ -19,7 +19,7 @@ COARSE = 5.0
 @pytest.fixture(scope="module")
 def prepared(real, shell, tmp_path_factory):
     folder = tmp_path_factory.mktemp("real") / "prepared"
-    done = shell("-m", "scripts", "prepare", "--layout", "bids", "--input", real, "--out", folder, "--jobs", 2)
+    done = shell("-m", "scripts", "prepare", "--layout", "bids", "--input", real, "--out", folder)
     return folder, done.stdout
 
 

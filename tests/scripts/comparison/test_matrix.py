@@ -1,6 +1,7 @@
 """The matrix at work, with runs that are made up: nothing is done twice, and what failed is reported."""
 
 import json
+import shutil
 
 import pytest
 
@@ -195,6 +196,23 @@ def test_a_truth_that_is_given_later_is_scored_without_another_training(settings
 def test_a_truth_of_other_scans_or_splits_is_refused(settings, cohorts, tmp_path):
     with pytest.raises(InputError, match="--truth: found other scans or splits in"):
         matrix.make_plan(settings(truth=cohorts / "auxiliary"))
+
+
+@pytest.mark.parametrize(
+    ("without", "sentence"),
+    [
+        (1, "--truth: found labels for segmentation of sub-05 in one of"),
+        (3, "found no scan in test with image and mask and tissue"),
+    ],
+)
+def test_a_truth_without_labels_is_refused_before_any_training(settings, cohorts, tmp_path, without, sentence):
+    copy = shutil.copytree(cohorts / "clinical", tmp_path / "truth")
+    datalist = json.loads((copy / "datalist.json").read_text())
+    for entry in datalist["test"][:without]:
+        del entry["tissue"]
+    (copy / "datalist.json").write_text(json.dumps(datalist))
+    with pytest.raises(InputError, match=sentence):
+        matrix.make_plan(settings(truth=copy))
 
 
 def test_what_was_killed_is_not_taken_for_running(tmp_path):

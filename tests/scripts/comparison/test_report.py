@@ -1,5 +1,6 @@
 """The report of a comparison, from runs that are made up: what it says, and that anyone can compute it again."""
 
+import json
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from scripts.__main__ import app
 from scripts.comparison import report
 from scripts.comparison.matrix import run_comparison
 from scripts.comparison.report import write_report
+from scripts.comparison.store import Store
 from transforms.errors import InputError
 
 TASKS = ("segmentation", "crossings", "direction")
@@ -148,6 +150,14 @@ def test_scores_against_the_truth_stand_beside_those_against_the_labels(
     assert set(truth["method"]) == {"random", "artifact_removal", "autoencoder", "atlas"}
     np.testing.assert_allclose(truth["against_truth"], truth["against_labels"] - 0.1, atol=1e-6)
     assert "Against the truth" in (tmp_path / "report.html").read_text()
+    (only,) = {run.data.tags["truth"] for run in Store(tmp_path).runs(stage="fine-tuning")}
+    # of another truth nothing is shown, and it is said
+    for run in Store(tmp_path).runs(stage="setting"):
+        assert run.data.tags["truth"] == json.dumps([only])
+        Store(tmp_path).client.set_tag(run.info.run_id, "truth", json.dumps(["another"]))
+    page = write_report(tmp_path).read_text()
+    assert "random, train size 1: seed 1 is not scored against the truth yet." in page
+    assert "Against the truth" not in page
     # the question is decided by the labels alone
     assert len(table(tmp_path, "statistics")) == 3
     assert table(tmp_path, "scans")["value"].mean() > 0.4
