@@ -236,10 +236,12 @@ def export(
 
     The network is there as a state dict, TorchScript, ONNX and torch.export. Each is compared with the network.
     """
-    from scripts.export import export_bundle
+    from scripts.export import LARGE_FILES, export_bundle
 
     folder = export_bundle(task.value, out, checkpoint, name, evaluation)
     typer.echo(f"{folder}: a bundle for {task.value}, and {folder}.zip")
+    if (listed := folder / LARGE_FILES).is_file():
+        typer.echo(f"{listed}: files too large for the model zoo; upload them, and write their addresses there")
 
 
 @app.command()

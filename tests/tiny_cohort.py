@@ -1,5 +1,7 @@
 """Prepared cohorts of tiny scans, with the labels of all tasks: a training takes seconds."""
 
+import shutil
+
 import nibabel as nib
 import numpy as np
 
@@ -56,6 +58,13 @@ def write_tiny_cohort(folder, splits, scheme=SCHEME):
     write_json(folder / "datalist.json", {**datalist, "checksum": "abc"})
     write_json(folder / "dataset_description.json", {"Preparation": {"bvalue": 1000.0, "voxel_size": 2.4}})
     np.savetxt(folder / "scheme.bvec", scheme.T)
+    return folder
+
+
+def copy_as_truth(cohort, folder):
+    """Copy a cohort, with a record that its labels are the truth of phantoms; return the copy."""
+    shutil.copytree(cohort, folder)
+    write_json(folder / "sub-00" / "dwi" / "sub-00_desc-labels.json", {"Route": "truth"})
     return folder
 
 

@@ -20,8 +20,8 @@ class Attenuation(Transform):
 
     Examples:
         >>> b0 = torch.tensor([200.0, 0.0]).reshape(1, 2, 1, 1)
-        >>> signal = torch.tensor([[80.0, 5.0], [250.0, 5.0]]).reshape(2, 2, 1, 1)
-        >>> Attenuation()(signal, b0).flatten(1).tolist()
+        >>> measured = torch.tensor([[80.0, 5.0], [250.0, 5.0]]).reshape(2, 2, 1, 1)
+        >>> Attenuation()(measured, b0).flatten(1).tolist()
         [[0.4000000059604645, 0.0], [1.0, 0.0]]
     """
 

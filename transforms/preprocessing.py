@@ -72,9 +72,9 @@ class FiniteSignald(Transform):
     Expects ``image`` ``(N, X, Y, Z)`` and ``b0`` ``(1, X, Y, Z)``. Adds ``finite`` ``(1, X, Y, Z)``, 1 or 0.
 
     Examples:
-        >>> signal = MetaTensor(torch.full((2, 4, 5, 3), 100.0))
-        >>> signal[1, 0, 0, 0] = torch.nan
-        >>> data = FiniteSignald()({"image": signal, "b0": MetaTensor(torch.full((1, 4, 5, 3), 200.0))})
+        >>> measured = MetaTensor(torch.full((2, 4, 5, 3), 100.0))
+        >>> measured[1, 0, 0, 0] = torch.nan
+        >>> data = FiniteSignald()({"image": measured, "b0": MetaTensor(torch.full((1, 4, 5, 3), 200.0))})
         >>> data["image"][:, 0, 0, 0].tolist(), data["b0"][0, 0, 0, 0].item(), data["finite"][0, 0, 0, 0].item()
         ([0.0, 0.0], 0.0, 0.0)
         >>> data["notes"]

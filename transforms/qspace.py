@@ -29,8 +29,8 @@ class InterpolateQSpace(Transform):
     Examples:
         >>> measured = default_scheme()[:32]
         >>> table = np.column_stack([measured, np.full(32, 1000.0)])
-        >>> attenuation, gradients = InterpolateQSpace()(torch.full((32, 4, 5, 3), 0.4), table)
-        >>> attenuation.shape, gradients.shape
+        >>> attenuation, on_scheme = InterpolateQSpace()(torch.full((32, 4, 5, 3), 0.4), table)
+        >>> attenuation.shape, on_scheme.shape
         (torch.Size([64, 4, 5, 3]), (64, 4))
         >>> torch.allclose(attenuation, torch.tensor(0.4), atol=1e-3)
         True

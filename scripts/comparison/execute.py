@@ -21,6 +21,7 @@ from scripts.jobs import worker_number
 from scripts.training.checkpoints import epoch_checkpoints
 from scripts.training.epoch_metrics import RUN_FILE
 from scripts.training.tracking import EVALUATION, name_of
+from transforms.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,11 @@ def perform(job: Job) -> str:
 
 def _perform(job: Job, folder: Path, store: Store) -> str:
     run = job.run
-    store.end_abandoned(run.key, [read_json(place)["run_id"] for place in folder.rglob(RUN_FILE)])
+    # an evaluation that was killed does not go on, and a training that was killed at its start has no run yet
+    begun = read_json(folder / RUN_FILE).get("run_id") if (folder / RUN_FILE).is_file() else None
+    store.end_abandoned(run.key, [str(begun)])
+    if run.truth is not None and run.key in store.complete() and not (folder / "model.pt").is_file():
+        raise InputError(f"{folder / 'model.pt'}: no such file, expected the network, to score it against the truth.")
     _train(job, folder, store)
     trained = str(read_json(folder / RUN_FILE)["run_id"])
     if run.weights is not None:
@@ -97,7 +102,8 @@ def _evaluate(job: Job, folder: Path, truth: Path | None = None) -> list[Path]:
         values |= {"dataset_dir": str(truth), "run_name": f"{name} · {TRUTH}"}
         # an atlas learns from what the network learned from
         values["train::dataset::data::dataset_dir"] = str(run.dataset_dir)
-    _work("evaluating", [*run.configs, "evaluate"], job, EVALUATION, values)
+    own_tags = {"labels": TRUTH} if truth is not None else {}
+    _work("evaluating", [*run.configs, "evaluate"], job, EVALUATION, values, own_tags)
     return [folder / "scans.csv", *([folder / "baselines.csv"] if run.baselines else [])]
 
 
@@ -122,11 +128,18 @@ def _evaluate_restoration(job: Job, folder: Path) -> Sequence[Path]:
     return [folder / "evaluation" / "artifacts.csv"]
 
 
-def _work(run_id: str, configs: Sequence[str], job: Job, stage: str | None, values: Mapping[str, Any]) -> None:
+def _work(
+    run_id: str,
+    configs: Sequence[str],
+    job: Job,
+    stage: str | None,
+    values: Mapping[str, Any],
+    own_tags: Mapping[str, str] | None = None,
+) -> None:
     """Run an id of some configs of the bundle, as ``python -m monai.bundle run`` does."""
     tracking: dict[str, Any] = {}
     if stage is not None:
-        tags = {**job.run.tags, "stage": stage, "key": job.run.key}
+        tags = {**job.run.tags, **(own_tags or {}), "stage": stage, "key": job.run.key}
         if stage != EVALUATION:
             # an evaluation is the child of its training
             tags |= child_of(job.parent)

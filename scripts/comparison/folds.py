@@ -49,8 +49,12 @@ def make_folds(cohort: Path, folder: Path, count: int, seed: int = 0) -> list[Pa
             **dict.fromkeys(others[validating:], "training"),
         }
         for path in cohort.resolve().iterdir():
-            if path.name != DATALIST and not (fold / path.name).exists():
-                (fold / path.name).symlink_to(path)
+            link = fold / path.name
+            if path.name == DATALIST or (link.is_symlink() and link.readlink() == path):
+                continue
+            # an earlier comparison in this folder may have been one of another cohort
+            link.unlink(missing_ok=True)
+            link.symlink_to(path)
         write_datalist(fold, scans, splits)
         folds.append(fold)
     return folds

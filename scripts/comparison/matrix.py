@@ -16,7 +16,7 @@ from scripts.comparison.estimate import estimate
 from scripts.comparison.execute import Job, perform
 from scripts.comparison.plan import Plan, Settings, candidates, group, leading_metric, make_plan, trials
 from scripts.comparison.runs import KEY_LENGTH, Run, Setting, checksum
-from scripts.comparison.store import TRUTH, Store
+from scripts.comparison.store import Store
 from scripts.jobs import Outcome, run_jobs
 from scripts.training.tracking import name_of
 from scripts.training.tracking_store import run_table
@@ -85,14 +85,14 @@ class Work:
                 **{"setting": checksum([self.plan.protocol, setting]), "protocol": self.plan.protocol},
                 **{"order": str(list(ARMS).index(setting[1])), "rate": ", ".join(rates)},
                 "runs": json.dumps({run.repetition: run.key[:KEY_LENGTH] for run in runs}),
-                TRUTH: json.dumps(sorted(self.plan.truths)),
             }
             self.parents[setting] = self.store.parent(name_of(tags), tags, update)
-        self.store.set_protocol(self.plan.protocol)
+        self.store.set_protocol(self.plan.protocol, self.plan.truths)
 
     def forget_lost_weights(self) -> None:
         """Have a pretraining done again whose weights are gone, if a run needs them."""
-        needed = {run.weights for run in self.runs if run.key not in self.done}
+        complete = self.store.complete()
+        needed = {run.weights for run in self.runs if run.key not in complete}
         self.done -= {
             run.key
             for run in self.plan.pretrainings.values()

@@ -11,13 +11,17 @@ from typing import Any
 
 from mlflow.entities import Run as TrackedRun
 
-from scripts.cohort.datalist import cohort_checksum, load_entries, read_cohort
+from scripts.cohort.datalist import SPLITS, cohort_checksum, describe_input, load_entries, read_cohort
 from scripts.comparison.arms import ARMS, DEFAULT_ARMS, Arm
 from scripts.comparison.folds import make_folds
 from scripts.comparison.runs import Run, Truth, checksum, code_checksum, make_run, parsed
 from scripts.comparison.store import TRUTH
 from scripts.config_checks import TASKS
+from scripts.training.baselines import label_records
 from transforms.errors import InputError
+
+OWN = {"dataset_dir", "output_dir", "tracking_uri", "experiment_name", "pretrained"}
+"""Values of trainings that follow from a comparison."""
 
 Group = tuple[str, str, str, str]
 """Task, initialisation, number of training subjects, and fold."""
@@ -62,6 +66,9 @@ class Settings:
     truth: Path | None = None
 
     def __post_init__(self) -> None:
+        for option, values in (("--pretraining", self.pretraining), ("--fine-tuning", self.fine_tuning)):
+            if wrong := sorted(OWN & set(values)):
+                raise InputError(f"{option}: found {wrong[0]}, which 'compare' itself sets, expected another value.")
         for option, found, known in (("--tasks", self.tasks, TASKS), ("--arms", self.arms, tuple(ARMS))):
             if wrong := [name for name in found if name not in known]:
                 raise InputError(f"{option}: found {wrong[0]!r}, expected some of {', '.join(known)}.")
@@ -154,19 +161,25 @@ def _truths(settings: Settings, cohorts: Sequence[Path]) -> list[Truth | None]:
     """Return the truth of each fold of the clinical cohort.
 
     Raises:
-        InputError: it has other scans than the clinical cohort, other splits, or labels of other test scans.
+        InputError: it has other scans than the clinical cohort, other splits, labels of other test scans, or labels
+            that are no truth.
     """
     if settings.truth is None:
         return [None] * settings.folds
-    names = [
-        {split: sorted(scan.name for scan in scans) for split, scans in read_cohort(folder).items()}
-        for folder in (settings.clinical, settings.truth)
-    ]
-    if names[0] != names[1]:
+    scans, preparations = [], []
+    for folder in (settings.clinical, settings.truth):
+        listed = read_cohort(folder)
+        scans.append({split: sorted((scan.name, scan.checksum) for scan in listed[split]) for split in SPLITS})
+        preparations.append({**describe_input(str(folder)), "version": None})
+    if scans[0] != scans[1] or preparations[0] != preparations[1]:
         raise InputError(
-            f"--truth: found other scans or splits in {settings.truth} than in {settings.clinical}, expected a copy of "
-            "it that is labelled by the truth."
+            f"--truth: found other scans, splits or another preparation in {settings.truth} than in "
+            f"{settings.clinical}, expected a copy of it that is labelled by the truth."
         )
+    routes = {str(record.get("Route")) for record in label_records(settings.truth)}
+    if routes != {"truth"}:
+        found = f"labels by {', '.join(sorted(routes))}" if routes else "no record of labels"
+        raise InputError(f"--truth: found {found} in {settings.truth}, expected those of 'label --truth'.")
     folds = make_folds(settings.truth, settings.out / "folds_of_truth", settings.folds)
     for (cohort, truth), task in itertools.product(zip(cohorts, folds, strict=True), settings.tasks):
         keys = ["image", "mask", *parsed(["finetune", task], {})["label_keys"]]

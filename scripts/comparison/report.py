@@ -27,6 +27,10 @@ PAPER = {
 }
 """Metric and result of artifact removal over random weights in Weninger et al., BVM 2022."""
 
+PLACE_OF_SCAN = ["task", "train_size", "initialisation", "fold", "seed", "scan"]
+PLACE_OF_BASELINE = ["task", "train_size", "fold", "scan"]
+"""What tells the scores of a metric apart, of a network and of a method."""
+
 FIGURES: dict[str, tuple[str, str, Callable[[Results], Figure]]] = {
     "validation_loss": (
         "Validation loss",
@@ -88,6 +92,8 @@ def write_report(out: Path) -> Path:
         "means": mean_scores(results, scores),
         "baselines": results.baselines,
         "baseline_means": baseline_means(results.baselines),
+        "scans_by_truth": results.scans_by_truth,
+        "baselines_by_truth": results.baselines_by_truth,
         "truth": truth_means(results),
         "curves": results.curves,
         "learning": learning(results),
@@ -161,13 +167,18 @@ def baseline_means(baselines: pd.DataFrame) -> pd.DataFrame:
 
 
 def truth_means(results: Results) -> pd.DataFrame:
-    """Return the mean score of each method and network against the truth, beside that against the labels."""
+    """Return the mean score of methods and networks against the truth, beside that of the same maps by the labels."""
     columns = ["task", "train_size", "metric", "method"]
+    scored = results.scans_by_truth[PLACE_OF_SCAN].drop_duplicates()
     by_network = [
         mean_scores(results, subject_scores(scans)).rename(columns={"initialisation": "method"})[[*columns, "mean"]]
-        for scans in (results.scans, results.scans_by_truth)
+        for scans in (results.scans.merge(scored, on=PLACE_OF_SCAN), results.scans_by_truth)
     ]
-    by_method = [baseline_means(table) for table in (results.baselines, results.baselines_by_truth)]
+    scored = results.baselines_by_truth[PLACE_OF_BASELINE].drop_duplicates()
+    by_method = [
+        baseline_means(table)
+        for table in (results.baselines.merge(scored, on=PLACE_OF_BASELINE), results.baselines_by_truth)
+    ]
     of_labels, of_truth = (pd.concat(pair) for pair in zip(by_method, by_network, strict=True))
     for table in (of_labels, of_truth):
         # what made the labels says so in its name, and has made no truth

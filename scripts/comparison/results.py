@@ -117,6 +117,7 @@ class _Reader:
 
     def __init__(self, store: Store, complete: Mapping[str, TrackedRun]) -> None:
         self.store, self.complete = store, complete
+        self.truths = store.truths()
         self.by_id = {run.info.run_id: run for run in complete.values()}
         self.settings: list[dict[str, Any]] = []
         self.tables: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
@@ -129,7 +130,6 @@ class _Reader:
         """Add a setting, by the tags of its parent run."""
         place = {"task": tags["task"], "train_size": int(tags["train_size"]), "initialisation": tags["initialisation"]}
         planned = json.loads(tags["runs"])
-        truths = json.loads(tags.get(TRUTH, "[]"))
         name = f"{tags['task']}, {tags['initialisation']}, train size {tags['train_size']}"
         found = 0
         for place_of, key in planned.items():
@@ -140,8 +140,8 @@ class _Reader:
                 self.missing.append(f"{name}: {_repetition(seed, fold)} is missing: {why}")
                 continue
             found += 1
-            by_truth = run.data.tags.get(TRUTH) in truths
-            if truths and not by_truth:
+            by_truth = run.data.tags.get(TRUTH) in self.truths
+            if self.truths and not by_truth:
                 self.missing.append(f"{name}: {_repetition(seed, fold)} is not scored against the truth yet.")
             self._add_run(run, {**place, "fold": fold, "seed": seed}, by_truth)
         if not found:

@@ -78,9 +78,19 @@ class Store:
             self._tag(run.info.run_id, {"stage": "setting", **tags})
         return str(run.info.run_id)
 
-    def set_protocol(self, protocol: str) -> None:
-        """Remember which comparison was the last one; earlier ones may have had other values or another code."""
+    def set_protocol(self, protocol: str, truths: Collection[str] = ()) -> None:
+        """Remember which comparison was the last one; earlier ones may have had other values or another code.
+
+        Args:
+            protocol: identifies it.
+            truths: checksums of the cohorts against whose truth its runs are scored.
+        """
         self.client.set_experiment_tag(self.experiment_id, "protocol", protocol)
+        self.client.set_experiment_tag(self.experiment_id, TRUTH, " ".join(sorted(truths)))
+
+    def truths(self) -> list[str]:
+        """Return the checksums of the cohorts against whose truth the last comparison is scored."""
+        return str(self.client.get_experiment(self.experiment_id).tags.get(TRUTH, "")).split()
 
     def protocol(self) -> str:
         """Return the protocol of the last comparison, or an empty text."""

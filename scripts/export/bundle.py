@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -20,7 +19,7 @@ from scripts.export.card import data_license, model_card
 from scripts.export.code import needed_files, required_packages
 from scripts.export.configs import SCHEME, zoo_configs, zoo_metadata
 from scripts.export.models import save_models
-from scripts.io.files import whole_file, write_json, write_text
+from scripts.io.files import sha256, whole_file, write_json, write_text
 from scripts.training.tracking import PATHS
 from scripts.training.weights import read_checkpoint, require_origin, same_scheme, transfer_weights, write_origin
 from scripts.version import ROOT
@@ -155,7 +154,7 @@ def list_large_files(bundle: Path) -> None:
         {
             "path": file.relative_to(bundle).as_posix(),
             "url": "",
-            "hash_val": hashlib.sha256(file.read_bytes()).hexdigest(),
+            "hash_val": sha256(file),
             "hash_type": "sha256",
         }
         for file in sorted(bundle.rglob("*"))

@@ -147,10 +147,15 @@ def constant(answer: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda image: answer.to(image)[:, None, None, None].expand(-1, *image.shape[1:])
 
 
+def label_records(folder: Path) -> list[dict[str, Any]]:
+    """Read the records of how the labels of a prepared cohort were made."""
+    # folders of participants may be links, which ** alone does not follow
+    return [read_json(path) for path in sorted(folder.glob("*/**/*_desc-labels.json"))]
+
+
 def name_deconvolution(folder: Path) -> str:
     """Name the baseline that deconvolves by how the labels of a prepared cohort were made, as their records say."""
-    # folders of participants may be links, which ** alone does not follow
-    records = [read_json(path) for path in sorted(folder.glob("*/**/*_desc-labels.json"))]
+    records = label_records(folder)
     if records and all(record.get("Route") == "truth" for record in records):
         return "deconvolution"
     if records and all(record.get("Parameters", {}).get("SharpResponse") for record in records):

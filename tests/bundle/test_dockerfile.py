@@ -24,6 +24,10 @@ def test_what_is_copied_into_the_image_is_all_that_a_command_needs(python, tiny_
             (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, target)
     (entry,) = re.findall(r'^ENTRYPOINT \["python", (.*)\]$', text, re.MULTILINE)
     assert entry == '"-m"'
+    # the editable install would lead to the project
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys; sys.meta_path[:] = [finder for finder in sys.meta_path if '__editable__' not in str(finder)]"
+    )
     inference = ["monai.bundle", "run", "--config_file", "bundle/configs/inference_restoration.json"]
     for command in (
         ["scripts", "--help"],
@@ -33,7 +37,7 @@ def test_what_is_copied_into_the_image_is_all_that_a_command_needs(python, tiny_
         done = subprocess.run(
             [python, "-m", *map(str, command)],
             cwd=image,
-            env={**os.environ, "PYTHONPATH": ""},
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
             capture_output=True,
             text=True,
             check=False,

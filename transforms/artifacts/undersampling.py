@@ -120,8 +120,8 @@ class Undersampling(Artifact[UndersamplingParams]):
 
     Examples:
         >>> params = Undersampling(measured=(12, 12)).sample(torch.Generator().manual_seed(0), (64, 8, 10, 6))
-        >>> scan = ScanInfo(directions=default_scheme())
-        >>> constant = params.apply(torch.full((64, 8, 10, 6), 0.4), scan)
+        >>> known = ScanInfo(directions=default_scheme())
+        >>> constant = params.apply(torch.full((64, 8, 10, 6), 0.4), known)
         >>> torch.allclose(constant, torch.tensor(0.4), atol=1e-3)
         True
     """

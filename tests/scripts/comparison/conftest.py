@@ -13,7 +13,7 @@ from scripts.comparison import matrix
 from scripts.comparison.plan import Settings
 from scripts.comparison.store import Store, child_of
 from scripts.io.files import write_json
-from tests.tiny_cohort import write_tiny_cohorts
+from tests.tiny_cohort import copy_as_truth, write_tiny_cohorts
 
 SUBJECTS = 6
 TASK_METRICS = {
@@ -30,6 +30,12 @@ def cohorts(tmp_path_factory):
     root = tmp_path_factory.mktemp("cohorts")
     write_tiny_cohorts(root, training=4)
     return root
+
+
+@pytest.fixture(scope="session")
+def truth(cohorts, tmp_path_factory):
+    """Folder of the clinical cohort, labelled by the truth."""
+    return copy_as_truth(cohorts / "clinical", tmp_path_factory.mktemp("copies") / "truth")
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +95,7 @@ def score_by_truth(job, store, training):
     """Make up scores against the truth: those against the labels, and 0.1 less."""
     if job.run.truth is not None:
         folder = job.run.folder(job.out)
-        (folder / "truth").mkdir()
+        (folder / "truth").mkdir(exist_ok=True)
         for file in ("scans.csv", *(["baselines.csv"] if job.run.baselines else [])):
             scores = pd.read_csv(folder / file)
             scores["value"] -= 0.1

@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from scripts.comparison import matrix
@@ -177,42 +179,65 @@ def test_a_pretraining_whose_weights_are_gone_is_done_again_where_a_run_needs_th
     assert [words.split(",")[0] for words in made_up["done"]] == ["pretraining artifact_removal", "segmentation"]
 
 
-def test_a_truth_that_is_given_later_is_scored_without_another_training(settings, cohorts, made_up, tmp_path):
+def test_a_truth_that_is_given_later_is_scored_without_another_training(settings, truth, made_up, tmp_path):
     run_comparison(settings())
     before = Store(tmp_path).complete()
     keys = {key for key, run in before.items() if run.data.tags["stage"] == "fine-tuning"}
-    plan = matrix.make_plan(settings(truth=cohorts / "clinical"))
+    plan = matrix.make_plan(settings(truth=truth))
     # the same runs, with something left to do
     assert {run.key for run in plan.fine_tunings} == keys
     assert plan.done(before) == set(before) - keys
     for _ in range(2):
-        run_comparison(settings(truth=cohorts / "clinical"))
+        run_comparison(settings(truth=truth))
     after = Store(tmp_path).complete()
     assert plan.done(after) == set(after)
     assert {key: run.info.run_id for key, run in after.items()} == {key: run.info.run_id for key, run in before.items()}
     assert len(made_up["done"]) == len(before) + len(keys)
 
 
-def test_a_truth_of_other_scans_or_splits_is_refused(settings, cohorts, tmp_path):
-    with pytest.raises(InputError, match="--truth: found other scans or splits in"):
-        matrix.make_plan(settings(truth=cohorts / "auxiliary"))
+def edit(folder, change):
+    datalist = json.loads((folder / "datalist.json").read_text())
+    change(datalist)
+    (folder / "datalist.json").write_text(json.dumps(datalist))
 
 
 @pytest.mark.parametrize(
-    ("without", "sentence"),
+    ("change", "sentence"),
     [
-        (1, "--truth: found labels for segmentation of sub-05 in one of"),
-        (3, "found no scan in test with image and mask and tissue"),
+        (lambda lists: lists["test"].pop(), "--truth: found other scans, splits or another preparation in"),
+        (lambda lists: lists["test"][0].update(checksum="other voxels"), "--truth: found other scans, splits or"),
+        (lambda lists: lists["test"][0].pop("tissue"), "--truth: found labels for segmentation of sub-05 in one of"),
+        (lambda lists: [scan.pop("tissue") for scan in lists["test"]], "found no scan in test with image and mask and"),
     ],
 )
-def test_a_truth_without_labels_is_refused_before_any_training(settings, cohorts, tmp_path, without, sentence):
-    copy = shutil.copytree(cohorts / "clinical", tmp_path / "truth")
-    datalist = json.loads((copy / "datalist.json").read_text())
-    for entry in datalist["test"][:without]:
-        del entry["tissue"]
-    (copy / "datalist.json").write_text(json.dumps(datalist))
+def test_a_truth_of_other_scans_or_labels_is_refused_before_any_training(settings, truth, tmp_path, change, sentence):
+    copy = shutil.copytree(truth, tmp_path / "truth")
+    edit(copy, change)
     with pytest.raises(InputError, match=sentence):
         matrix.make_plan(settings(truth=copy))
+
+
+@pytest.mark.parametrize(("route", "found"), [(None, "no record of labels"), ("T1", "labels by T1")])
+def test_labels_that_are_estimated_are_no_truth(settings, truth, tmp_path, route, found):
+    copy = shutil.copytree(truth, tmp_path / "truth")
+    (record,) = copy.glob("*/*/*_desc-labels.json")
+    record.unlink() if route is None else record.write_text(json.dumps({"Route": route}))
+    with pytest.raises(InputError, match=f"--truth: found {found} in .*, expected those of 'label --truth'"):
+        matrix.make_plan(settings(truth=copy))
+
+
+def test_a_truth_that_changes_is_scored_again_in_folds_too(settings, truth, made_up, tmp_path):
+    options = {"folds": 2, "seeds": 1, "arms": ("random",)}
+    run_comparison(settings(truth=truth, **options))
+    done = len(made_up["done"])
+    other = shutil.copytree(truth, tmp_path / "other")
+    scan = next(other.glob("*_tissue.nii.gz"))
+    image = nib.load(scan)
+    nib.save(nib.Nifti1Image(np.minimum(image.dataobj, 1), image.affine), scan)
+    run_comparison(settings(truth=other, **options))
+    assert len(made_up["done"]) == done + 2
+    tags = {run.data.tags["truth"] for run in Store(tmp_path).complete().values()}
+    assert tags == set(Store(tmp_path).truths())
 
 
 def test_what_was_killed_is_not_taken_for_running(tmp_path):

@@ -1,6 +1,5 @@
 """The report of a comparison, from runs that are made up: what it says, and that anyone can compute it again."""
 
-import json
 import re
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from scripts.__main__ import app
-from scripts.comparison import report
+from scripts.comparison import matrix, report
 from scripts.comparison.matrix import run_comparison
 from scripts.comparison.report import write_report
 from scripts.comparison.store import Store
@@ -142,25 +141,26 @@ def test_what_is_missing_is_said(settings, made_up, tmp_path):
 
 
 def test_scores_against_the_truth_stand_beside_those_against_the_labels(
-    settings, cohorts, made_up, tmp_path, tables_alone
+    settings, truth, made_up, tmp_path, tables_alone
 ):
-    run_comparison(settings(truth=cohorts / "clinical"))
-    write_report(tmp_path)
-    truth = table(tmp_path, "truth")
-    assert set(truth["method"]) == {"random", "artifact_removal", "autoencoder", "atlas"}
-    np.testing.assert_allclose(truth["against_truth"], truth["against_labels"] - 0.1, atol=1e-6)
-    assert "Against the truth" in (tmp_path / "report.html").read_text()
-    (only,) = {run.data.tags["truth"] for run in Store(tmp_path).runs(stage="fine-tuning")}
-    # of another truth nothing is shown, and it is said
-    for run in Store(tmp_path).runs(stage="setting"):
-        assert run.data.tags["truth"] == json.dumps([only])
-        Store(tmp_path).client.set_tag(run.info.run_id, "truth", json.dumps(["another"]))
+    run_comparison(settings(seeds=1, truth=truth))
+    # of another seed, without a truth
+    run_comparison(settings(seeds=2))
     page = write_report(tmp_path).read_text()
-    assert "random, train size 1: seed 1 is not scored against the truth yet." in page
     assert "Against the truth" not in page
+    assert not len(table(tmp_path, "truth"))
+    Store(tmp_path).set_protocol(Store(tmp_path).protocol(), matrix.make_plan(settings(truth=truth)).truths)
+    page = write_report(tmp_path).read_text()
+    assert "Against the truth" in page
+    assert "random, train size 1: seed 1 is not scored against the truth yet." in page
+    # both means are those of the seed that both have
+    found = table(tmp_path, "truth")
+    assert set(found["method"]) == {"random", "artifact_removal", "autoencoder", "atlas"}
+    np.testing.assert_allclose(found["against_truth"], found["against_labels"] - 0.1, atol=1e-6)
+    assert set(table(tmp_path, "scans_by_truth")["seed"]) == {0}
     # the question is decided by the labels alone
     assert len(table(tmp_path, "statistics")) == 3
-    assert table(tmp_path, "scans")["value"].mean() > 0.4
+    assert set(table(tmp_path, "scans")["seed"]) == {0, 1}
 
 
 def test_one_test_subject_and_scores_that_are_all_the_same(settings, made_up, tmp_path, monkeypatch):

@@ -141,7 +141,7 @@ def test_labels_turn_with_the_world_and_do_not_see_how_voxels_are_stored(phantom
     which a turn of the world does not turn.
     """
     # each axis goes to another
-    rotation = np.array(TURNS["x"]) @ TURNS["y"] if case == "turned" else np.eye(3)
+    rotation = np.array(TURNS["x"]) @ TURNS["z"] if case == "turned" else np.eye(3)
     raw = turned_copy(phantom.raw, tmp_path / "raw", rotation, flip=0 if case == "flipped" else None)
     prepared = prepare_and_label(raw, tmp_path / "prepared")
     mask, affine = load(prepared, "mask")
