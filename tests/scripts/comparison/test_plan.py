@@ -167,6 +167,7 @@ def test_a_plan_of_folds_has_a_run_for_each(settings):
         (["--folds", "20"], "--folds: found 20 for 8 participants"),
         (["--auxiliary", "nowhere"], "nowhere: found no datalist.json, expected a cohort"),
         (["--fine-tuning", "batch_size"], "expected an id of a config and its value as batch_size=1"),
+        (["--pretraining", "output_dir=here"], "--pretraining: found output_dir, which 'compare' itself sets"),
         (["--train-sizes", "one"], "found 'one', expected numbers"),
     ],
 )
