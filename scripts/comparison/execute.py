@@ -71,8 +71,11 @@ def _perform(job: Job, folder: Path, store: Store) -> str:
     # an evaluation that was killed does not go on, and a training that was killed at its start has no run yet
     begun = read_json(folder / RUN_FILE).get("run_id") if (folder / RUN_FILE).is_file() else None
     store.end_abandoned(run.key, [str(begun)])
-    if run.truth is not None and run.key in store.complete() and not (folder / "model.pt").is_file():
-        raise InputError(f"{folder / 'model.pt'}: no such file, expected the network, to score it against the truth.")
+    if run.truth is not None and (known := store.complete().get(run.key)):
+        if not (folder / "model.pt").is_file():
+            raise InputError(f"{folder}: found no model.pt, expected the network, to score it against the truth.")
+        _score_by_truth(job, folder, store, known.info.run_id)
+        return str(known.info.run_id)
     _train(job, folder, store)
     trained = str(read_json(folder / RUN_FILE)["run_id"])
     if run.weights is not None:
@@ -81,29 +84,35 @@ def _perform(job: Job, folder: Path, store: Store) -> str:
     if job.evaluate and run.stage == "pretraining":
         store.mark_complete(trained, _evaluate_restoration(job, folder))
     elif job.evaluate:
-        if run.key not in store.complete():
-            evaluation = folder / "evaluation"
-            tables = _evaluate(job, evaluation)
-            store.mark_complete(trained, tables, evaluation_run=str(read_json(evaluation / RUN_FILE)["run_id"]))
-        if run.truth is not None:
-            store.add_truth(trained, _evaluate(job, folder / TRUTH, run.truth.dataset_dir), run.truth.cohort)
+        evaluation = folder / "evaluation"
+        tables = _evaluate(job, evaluation)
+        store.mark_complete(trained, tables, evaluation_run=str(read_json(evaluation / RUN_FILE)["run_id"]))
+        _score_by_truth(job, folder, store, trained)
     return trained
 
 
-def _evaluate(job: Job, folder: Path, truth: Path | None = None) -> list[Path]:
+def _score_by_truth(job: Job, folder: Path, store: Store, trained: str) -> None:
+    """Score a fine-tuned network against the truth as well, if there is one."""
+    if (truth := job.run.truth) is not None:
+        name = name_of({**job.run.tags, "stage": EVALUATION})
+        values = {
+            "dataset_dir": str(truth.dataset_dir),
+            # an atlas learns from what the network learned from
+            "train::dataset::data::dataset_dir": str(job.run.dataset_dir),
+            "run_name": f"{name} · {TRUTH}",
+        }
+        store.add_truth(trained, _evaluate(job, folder / TRUTH, values, {"labels": TRUTH}), truth.cohort)
+
+
+def _evaluate(
+    job: Job, folder: Path, values: Mapping[str, Any] | None = None, tags: Mapping[str, str] | None = None
+) -> list[Path]:
     """Score a fine-tuned network, and the methods without training if that is for this run to do; return the tables."""
     run = job.run
     # no model card is made of it
-    values: dict[str, Any] = {"evaluating::2::_disabled_": True, "evaluation_dir": str(folder)}
-    if not run.baselines:
-        values["evaluating::1::_disabled_"] = True
-    if truth is not None:
-        name = name_of({**run.tags, "stage": EVALUATION})
-        values |= {"dataset_dir": str(truth), "run_name": f"{name} · {TRUTH}"}
-        # an atlas learns from what the network learned from
-        values["train::dataset::data::dataset_dir"] = str(run.dataset_dir)
-    own_tags = {"labels": TRUTH} if truth is not None else {}
-    _work("evaluating", [*run.configs, "evaluate"], job, EVALUATION, values, own_tags)
+    skip = {"evaluating::2::_disabled_": True, **({} if run.baselines else {"evaluating::1::_disabled_": True})}
+    own = {"evaluation_dir": str(folder), **skip, **(values or {})}
+    _work("evaluating", [*run.configs, "evaluate"], job, EVALUATION, own, tags)
     return [folder / "scans.csv", *([folder / "baselines.csv"] if run.baselines else [])]
 
 
@@ -134,12 +143,12 @@ def _work(
     job: Job,
     stage: str | None,
     values: Mapping[str, Any],
-    own_tags: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> None:
     """Run an id of some configs of the bundle, as ``python -m monai.bundle run`` does."""
     tracking: dict[str, Any] = {}
     if stage is not None:
-        tags = {**job.run.tags, **(own_tags or {}), "stage": stage, "key": job.run.key}
+        tags = {**job.run.tags, **(tags or {}), "stage": stage, "key": job.run.key}
         if stage != EVALUATION:
             # an evaluation is the child of its training
             tags |= child_of(job.parent)

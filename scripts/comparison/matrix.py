@@ -69,7 +69,8 @@ class Work:
         self.settings, self.plan, self.store = settings, plan, store
         self.jobs, self.scheduler = jobs, scheduler
         self.failures: dict[str, str] = {}
-        self.done = plan.done(store.complete())
+        self.complete = store.complete()
+        self.done = plan.done(self.complete)
         self.runs = with_best_rates(settings, plan, plan.fine_tunings, store)
         self.parents: dict[Setting, str] = {}
         # while a rate is looked for, a report goes on showing what an earlier command has chosen
@@ -91,8 +92,7 @@ class Work:
 
     def forget_lost_weights(self) -> None:
         """Have a pretraining done again whose weights are gone, if a run needs them."""
-        complete = self.store.complete()
-        needed = {run.weights for run in self.runs if run.key not in complete}
+        needed = {run.weights for run in self.runs if run.key not in self.complete}
         self.done -= {
             run.key
             for run in self.plan.pretrainings.values()

@@ -115,10 +115,11 @@ class Plan:
         Args:
             complete: runs that are trained and evaluated, by key.
         """
+        truths = self.truths
         return {
             key
             for key, run in complete.items()
-            if not self.truths or run.data.tags["stage"] == "pretraining" or run.data.tags.get(TRUTH) in self.truths
+            if not truths or run.data.tags["stage"] == "pretraining" or run.data.tags.get(TRUTH) in truths
         }
 
 

@@ -26,7 +26,7 @@ CHECKS = {
         *("own_code", *FOR_EACH, "ckpt_export", "onnx_export", "formats", "load_folder", "load_zip"),
         *("training", "federated", "missing_scan", "missing_cohort", "deploy", "compose"),
     ),
-    "segmentation": FOR_EACH,
+    "segmentation": (*FOR_EACH, "federated"),
     "crossings": FOR_EACH,
     "direction": FOR_EACH,
 }

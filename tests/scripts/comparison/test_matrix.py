@@ -195,12 +195,6 @@ def test_a_truth_that_is_given_later_is_scored_without_another_training(settings
     assert len(made_up["done"]) == len(before) + len(keys)
 
 
-def edit(folder, change):
-    datalist = json.loads((folder / "datalist.json").read_text())
-    change(datalist)
-    (folder / "datalist.json").write_text(json.dumps(datalist))
-
-
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -212,7 +206,9 @@ def edit(folder, change):
 )
 def test_a_truth_of_other_scans_or_labels_is_refused_before_any_training(settings, truth, tmp_path, change, sentence):
     copy = shutil.copytree(truth, tmp_path / "truth")
-    edit(copy, change)
+    datalist = json.loads((copy / "datalist.json").read_text())
+    change(datalist)
+    (copy / "datalist.json").write_text(json.dumps(datalist))
     with pytest.raises(InputError, match=sentence):
         matrix.make_plan(settings(truth=copy))
 
