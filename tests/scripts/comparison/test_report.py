@@ -116,6 +116,16 @@ def test_a_comparison_of_before_the_names_of_test_metrics_is_the_same(settings, 
         assert (tmp_path / "report" / f"{name}.csv").read_bytes() == (whole / "report" / f"{name}.csv").read_bytes()
 
 
+def test_a_method_is_in_the_table_once_however_many_commands_scored_it(settings, made_up, tmp_path, tables_alone):
+    run_comparison(settings(arms=("random",)))
+    write_report(tmp_path)
+    first = table(tmp_path, "baselines")
+    run_comparison(settings(arms=("autoencoder",)))
+    assert len(Store(tmp_path).runs(stage="setting")) == 2
+    write_report(tmp_path)
+    pd.testing.assert_frame_equal(table(tmp_path, "baselines"), first)
+
+
 def test_what_is_missing_is_said(settings, made_up, tmp_path):
     made_up["failing"] = {
         "pretraining autoencoder": InputError("no memory."),
