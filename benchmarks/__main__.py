@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import artifacts, brain_mask, deconvolution, inference, labels, resampling, tasks
+from benchmarks import artifacts, brain_mask, deconvolution, inference, labels, network, resampling, tasks
 
 TIMINGS = {
     "resampling": resampling.main,
     "artifacts": artifacts.main,
     "brain_mask": brain_mask.main,
+    "network": network.main,
     "inference": inference.main,
     "deconvolution": deconvolution.main,
     "labels": labels.main,

@@ -1,10 +1,12 @@
 """Voxel grids of several orientations, directions and scans on disk: what tests of every folder need."""
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib
 import nibabel as nib
 import numpy as np
 import pytest
@@ -14,6 +16,9 @@ from tests import warm_python
 from tests.unsynced import forget_the_disk
 
 forget_the_disk()
+
+# a training without --dataset_dir would take minutes, and fill the home of whoever runs the tests: here it fails
+os.environ |= {"MPLCONFIGDIR": matplotlib.get_cachedir(), "XDG_CACHE_HOME": os.devnull}
 
 ROOT = Path(__file__).parents[1]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
 from monai.data import MetaTensor
 
+from transforms.errors import InputError
 from transforms.resampling import ResampleToGrid, ResampleToSpacing
 
 WORKING_MM = 4.0
@@ -27,7 +27,17 @@ def correct_bias(image: MetaTensor, mask: MetaTensor | None = None, working_mm: 
 
     Returns:
         image of the same shape, of mean field 1 (logarithmic) in the mask.
+
+    Raises:
+        InputError: SimpleITK is not installed.
     """
+    try:
+        # not needed where brain masks are given, nor to train
+        import SimpleITK as sitk  # noqa: N813, PLC0415
+    except ModuleNotFoundError as error:
+        raise InputError(
+            "SimpleITK: found no such package, expected it for N4; a scan with a brain mask of its own does without."
+        ) from error
     coarse = ResampleToSpacing([max(size, working_mm) for size in image.pixdim.tolist()])(image)
     voxels = np.maximum(np.nan_to_num(coarse[0].numpy()), 0)
     source = sitk.GetImageFromArray(np.ascontiguousarray(voxels.T))

@@ -17,6 +17,9 @@ OWN = ("scripts", "transforms")
 OF_MONAI = ("fire", "tqdm")
 """Packages that MONAI and Ignite import for the command line and for progress bars."""
 
+OPTIONAL = ("SimpleITK",)
+"""Packages that a bundle imports only for scans without a brain mask; the model card names them."""
+
 IN_FIELDS_OF_THEIR_OWN = {"monai", "torch", "numpy"}
 """Packages whose versions metadata does not list with the others."""
 
@@ -42,7 +45,7 @@ def needed_files(configs: Iterable[str]) -> list[Path]:
 
 
 def required_packages(files: Collection[Path]) -> dict[str, str]:
-    """Return the installed versions of the packages that files import, but for those with fields of their own.
+    """Return the installed versions of the packages that files need, but for those with fields of their own.
 
     Args:
         files: as :func:`needed_files` returns them.
@@ -50,7 +53,7 @@ def required_packages(files: Collection[Path]) -> dict[str, str]:
     known = packages_distributions()
     modules = {name.split(".")[0] for file in files if file.suffix == ".py" for name in _imports(file)}
     modules |= set(OF_MONAI)
-    modules -= {*sys.stdlib_module_names, *OWN, *IN_FIELDS_OF_THEIR_OWN}
+    modules -= {*sys.stdlib_module_names, *OWN, *OPTIONAL, *IN_FIELDS_OF_THEIR_OWN}
     # a package in several parts, as mlflow, has a distribution of its own name
     names = {module if module in known[module] else known[module][0] for module in modules}
     return {re.sub(r"[-_.]+", "-", name).lower(): version(name) for name in sorted(names, key=str.lower)}

@@ -20,6 +20,9 @@ from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems, FlStatistics, ModelType
 from monai.fl.utils.exchange_object import ExchangeObject
 
+# it finds brains, and the scan has a mask
+sys.modules["SimpleITK"] = None
+
 SCAN, COHORT, SCHEMA, WORK = (Path(word) for word in sys.argv[1:5])
 BUNDLE = Path.cwd()
 METADATA = json.loads(Path("configs/metadata.json").read_text())
@@ -214,6 +217,10 @@ def refusal(kind, **values):
 
 def missing_scan():
     assert "none.nii.gz: no such file" in refusal("inference", dwi=str(WORK / "none.nii.gz"))
+
+
+def missing_simpleitk():
+    assert "SimpleITK: found no such package" in refusal("inference", dwi=str(SCAN), device="cpu")
 
 
 def missing_cohort():

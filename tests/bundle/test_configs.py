@@ -103,7 +103,7 @@ def refusal(raised):
 def test_an_artifact_that_torchio_does_not_have_is_refused_before_the_training():
     parser = ConfigParser()
     parser.read_config(files(TRAINING["torchio"]))
-    parser["preset"] = "physical"
+    parser["preset"], parser["preparation"] = "physical", {"scheme": default_scheme().tolist()}
     with pytest.raises(RuntimeError) as raised:
         parser.get_parsed_content("loader_artifacts")
     assert refusal(raised) == "found artifact 'acquisition', expected one that TorchIO has."

@@ -24,7 +24,7 @@ FOR_EACH = ("verify_metadata", "verify_net_in_out", "inference", "evaluation")
 CHECKS = {
     "restoration": (
         *("own_code", *FOR_EACH, "ckpt_export", "onnx_export", "formats", "load_folder", "load_zip"),
-        *("training", "federated", "missing_scan", "missing_cohort", "deploy", "compose"),
+        *("training", "federated", "missing_scan", "missing_cohort", "missing_simpleitk", "deploy", "compose"),
     ),
     "segmentation": (*FOR_EACH, "federated"),
     "crossings": FOR_EACH,

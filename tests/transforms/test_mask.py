@@ -1,6 +1,7 @@
 """Brain masks: what a coil receives weakly is brain, and what is unusual of a mask is said."""
 
 import logging
+import sys
 
 import numpy as np
 import pytest
@@ -255,3 +256,9 @@ def test_less_than_a_millilitre_is_no_brain():
     }
     with pytest.raises(InputError, match=r"^sub-01_dwi\.nii\.gz: found 0\.88 ml of brain, expected a head\.$"):
         BrainMaskd()(data)
+
+
+def test_a_missing_simpleitk_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    with pytest.raises(InputError, match=r"SimpleITK: found no such package, expected .* a brain mask"):
+        find_brain(scanned(brain_with_base(), 0.5))

@@ -23,7 +23,7 @@ from transforms.errors import InputError
 ROOT = Path(__file__).parents[3]
 SCHEMA = ROOT.parent / "shared" / "zoo" / "meta_schema_20240725.json"
 TASKS = ("restoration", "segmentation", "crossings", "direction")
-FOR_COHORTS = {"distributed", "gradlint", "nilearn", "pybids", "torchio", "typer"}
+FOR_COHORTS = {"distributed", "gradlint", "nilearn", "pybids", "simpleitk", "torchio", "typer"}
 
 
 @pytest.fixture(autouse=True)
