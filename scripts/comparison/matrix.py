@@ -85,6 +85,7 @@ class Work:
                 **leading_metric(runs[0]),
                 **{"setting": checksum([self.plan.protocol, setting]), "protocol": self.plan.protocol},
                 **{"order": str(list(ARMS).index(setting[1])), "rate": ", ".join(rates)},
+                "rates": ", ".join(f"{rate:g}" for rate in self.settings.rates),
                 "runs": json.dumps({run.repetition: run.key[:KEY_LENGTH] for run in runs}),
             }
             self.parents[setting] = self.store.parent(name_of(tags), tags, update)

@@ -14,7 +14,7 @@ from scripts.comparison.runs import KEY_LENGTH
 from scripts.comparison.store import TRUTH, Store
 from scripts.config_checks import TASKS
 from scripts.training.metrics import name_on_test
-from transforms.errors import InputError
+from transforms.errors import InputError, counted
 
 PLACE = ["task", "train_size", "initialisation"]
 """Columns that name a setting."""
@@ -125,6 +125,7 @@ class _Reader:
         self.missing: list[str] = []
         self.codes: set[str] = set()
         self.weights: dict[str, str] = {}
+        self.limits: dict[tuple[str, float], list[str]] = {}
 
     def add(self, tags: Mapping[str, str]) -> None:
         """Add a setting, by the tags of its parent run."""
@@ -146,6 +147,11 @@ class _Reader:
             self._add_run(run, {**place, "fold": fold, "seed": seed}, by_truth)
         if not found:
             self.missing.append(f"{name}: no run is complete, so it is left out of all tables.")
+        elif "," in (rates := tags.get("rates", "")):
+            tried, chosen = ({float(rate) for rate in text.split(",")} for text in (rates, tags["rate"]))
+            for which, limit in (("lowest", min(tried)), ("highest", max(tried))):
+                if limit in chosen:
+                    self.limits.setdefault((which, limit), []).append(name)
         lower = tags["lower_is_better"] == "true"
         self.settings.append(
             {**place, "metric": tags["metric"], "lower_is_better": lower, "rate": tags["rate"]}
@@ -196,6 +202,11 @@ class _Reader:
         for name in ("baselines", "baselines_by_truth"):
             # a later command that begins with another initialisation scores the same methods once more
             tables[name] = tables[name].drop_duplicates([column for column in BASELINES if column != "value"])
+        for (which, limit), names in self.limits.items():
+            self.missing.append(
+                f"{limit:g} is the {which} of the rates that were tried, and the best in "
+                f"{counted(len(names), 'setting')} ({'; '.join(names)}): beyond it may be a better one."
+            )
         scans = tables["scans"]
         for task, rows in scans.groupby("task"):
             everyone = set(rows["subject"])

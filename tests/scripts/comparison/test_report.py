@@ -126,6 +126,16 @@ def test_a_method_is_in_the_table_once_however_many_commands_scored_it(settings,
     pd.testing.assert_frame_equal(table(tmp_path, "baselines"), first)
 
 
+@pytest.mark.parametrize(("best", "which"), [(0.001, "lowest"), (0.003, None), (0.01, "highest")])
+def test_a_best_rate_at_the_end_of_the_range_is_said(settings, made_up, tmp_path, tables_alone, best, which):
+    made_up["rate"] = {best: 0.5}
+    run_comparison(settings(arms=("random",), rates=(0.01, 0.001, 0.003)))
+    page = write_report(tmp_path).read_text()
+    said = re.findall(r"([\d.]+) is the (\w+) of the rates that were tried, and the best in 1 setting", page)
+    assert said == ([(f"{best:g}", which)] if which else [])
+    assert ("segmentation, random, train size 1): beyond it" in page) == bool(which)
+
+
 def test_what_is_missing_is_said(settings, made_up, tmp_path):
     made_up["failing"] = {
         "pretraining autoencoder": InputError("no memory."),
