@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from dipy.segment.threshold import otsu
@@ -21,6 +21,16 @@ MIN_VOLUME_BRIGHTNESS = 0.2
 
 MIN_FILLED = 0.1
 """Part of a slice that is head, from which on an empty slice is missed."""
+
+MIN_SLICE_BRIGHTNESS = 0.3
+"""Mean of a slice in the head, over its median in the volumes of the kind, from which on it is not lost."""
+
+MAX_LOST_CONTRAST = 1.5
+"""Mean of a lost slice in the head, over that around it: it holds noise, or one value. Other slices have more."""
+
+MIN_AREA = 0.5
+"""Area of the head in a slice, over that of its largest slice, from which on a dark slice is missed: the outer slices
+may be dark in a volume in which the head has moved."""
 
 MIN_CONTRAST = 1.1
 """Mean of a shell in the head, over that around it: with less, the shell holds noise alone."""
@@ -57,7 +67,8 @@ def usable_volumes(
     if blank:
         notes.append(f"{volumes_in_words(blank)} left out: no signal")
 
-    reference = np.nan_to_num(b0[use_b0].mean(axis=0), posinf=0.0, neginf=0.0)
+    finite = np.isfinite(b0[use_b0])
+    reference = np.where(finite, b0[use_b0], 0).sum(axis=0, dtype=np.float64) / finite.sum(axis=0).clip(min=1)
     head = reference > otsu(reference)
     of_b0, of_shell = (np.array([_mean(volume, head) for volume in part]) for part in (b0, shell))
     # one b0 among several may be a direction; the brightest is none
@@ -77,15 +88,24 @@ def usable_volumes(
     if around > 0 and inside < MIN_CONTRAST * around:
         raise SignalError("found a shell as bright in the head as around it, expected a signal and not noise alone.")
 
-    faint_b0 = use_b0 & _lacks_slices(b0, head)
-    faint_shell = use_shell & ((of_shell < MIN_VOLUME_BRIGHTNESS * dark) | _lacks_slices(shell, head))
+    faint_b0 = use_b0 & _lacks_slices(b0, head, use_b0)
+    faint_shell = use_shell & ((of_shell < MIN_VOLUME_BRIGHTNESS * dark) | _lacks_slices(shell, head, use_shell))
     use_b0, use_shell = use_b0 & ~faint_b0, use_shell & ~faint_shell
     if not use_b0.any():
         raise SignalError("found no b0 volume without empty slices, expected one.")
     if faint := [*np.asarray(b0_indices)[faint_b0], *np.asarray(shell_indices)[faint_shell]]:
-        notes.append(f"{volumes_in_words(faint)} left out: hardly a signal, or empty slices")
+        notes.append(f"{volumes_in_words(faint)} left out: hardly a signal, or empty or dark slices")
     halfway = (bright + dark) / 2
     swapped_b0, swapped_shell = use_b0 & (of_b0 < halfway), use_shell & (of_shell > halfway)
+    if move := _moved_by(
+        dict.fromkeys(b0_indices, True) | dict.fromkeys(shell_indices, False),
+        dict(zip(np.asarray(b0_indices)[use_b0], ~swapped_b0[use_b0], strict=True))
+        | dict(zip(np.asarray(shell_indices)[use_shell], swapped_shell[use_shell], strict=True)),
+    ):
+        raise SignalError(
+            f"found volumes as bright as the gradient files say only if these are moved by {move}, expected volumes in "
+            "the order of the gradient files."
+        )
     use_b0, use_shell = use_b0 & ~swapped_b0, use_shell & ~swapped_shell
     for part, indices, like in ((swapped_b0, b0_indices, "a direction"), (swapped_shell, shell_indices, "a b0")):
         if part.any():
@@ -99,14 +119,52 @@ def _has_signal(volume: np.ndarray) -> bool:
     return bool(len(finite)) and float(finite.min()) < float(finite.max())
 
 
-def _lacks_slices(volumes: np.ndarray, head: np.ndarray) -> np.ndarray:
-    """Whether volumes ``(n, X, Y, Z)`` are 0 in a whole slice along Z of those that hold a good part of the head.
+def _moved_by(labelled: Mapping[int, bool], found: Mapping[int, bool]) -> int:
+    """Return by how many volumes a table has to be moved, at its end to its start, so that all volumes fit it.
 
-    Slices between these count as well: one that no volume has is missed all the same.
+    Args:
+        labelled: whether each volume is a b0, by the table.
+        found: the same, by the brightness.
+
+    Returns:
+        the smallest such number, 0 where the table fits or no move makes it fit.
+    """
+    wrong = {index for index, kind in found.items() if labelled[index] != kind}
+    count = max(labelled) + 1
+    for move in sorted(range(1 - count, count), key=abs) if wrong else ():
+        moved = {index: labelled.get((index + move) % count) for index in found}
+        # volumes of other shells are not known, and fit; those that were wrong have to be explained
+        if all(moved[index] in (kind, *([] if index in wrong else [None])) for index, kind in found.items()):
+            return move
+    return 0
+
+
+def _lacks_slices(volumes: np.ndarray, head: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """Whether volumes ``(n, X, Y, Z)`` lack a slice of those that hold a good part of the head.
+
+    It is 0 along Z; or it is far darker in the head, along any axis, than in the usable volumes of the kind, and no
+    brighter than around the head. Slices of zeros that no volume has are missed all the same.
     """
     found = np.flatnonzero(head.mean(axis=(0, 1)) > MIN_FILLED)
     filled = slice(found.min(), found.max() + 1) if len(found) else slice(0)
-    return ~np.array([(volume[:, :, filled] != 0).any(axis=(0, 1)).all() for volume in volumes], dtype=bool)
+    empty = ~np.array([(volume[:, :, filled] != 0).any(axis=(0, 1)).all() for volume in volumes], dtype=bool)
+    # the slice along each axis that a voxel of the head is in
+    places = np.nonzero(head)
+    inside = [np.nan_to_num(volume[places], posinf=0.0, neginf=0.0) for volume in volumes]
+    lost = np.zeros(len(volumes), dtype=bool)
+    for axis, place in enumerate(places):
+        area = np.bincount(place)
+        sums = np.array([np.bincount(place, values) for values in inside])
+        dark = (area >= MIN_AREA * area.max()) & (sums < MIN_SLICE_BRIGHTNESS * np.median(sums[usable], axis=0))
+        for index, number in np.argwhere(dark):
+            of_head = np.take(head, number, axis)
+            same = np.nan_to_num(np.take(volumes, number, axis + 1), posinf=0.0, neginf=0.0)
+            flat, usually = (
+                _mean(one, of_head) <= MAX_LOST_CONTRAST * _mean(one, ~of_head)
+                for one in (same[index], np.median(same[usable], axis=0))
+            )
+            lost[index] |= flat and not usually
+    return empty | lost
 
 
 def _mean(volume: np.ndarray, where: np.ndarray) -> float:

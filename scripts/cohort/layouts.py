@@ -63,16 +63,25 @@ class RawScan:
             raise InputError(self.problem)
         return open_scan(self.dwi, self.bval, self.bvec, self.brain_mask, bvalue, b0_max=b0_max)
 
-    def acquisition(self) -> dict[str, Any]:
+    def acquisition(self) -> tuple[dict[str, Any], list[str]]:
         """Read how the scan was acquired, as its sidecars say.
 
+        Returns:
+            content of the sidecars, and a note for each that the scan shares with others and that cannot be read.
+
         Raises:
-            InputError: a sidecar cannot be read.
+            InputError: the scan's own sidecar cannot be read.
         """
         merged: dict[str, Any] = {}
+        notes = []
         for path in reversed(self.sidecars):
-            merged |= read_json(path)
-        return merged
+            try:
+                merged |= read_json(path)
+            except InputError as error:
+                if path == _beside(self.dwi, ".json"):
+                    raise
+                notes.append(f"a shared sidecar does not count: {error}")
+        return merged, notes
 
 
 def find_bids(root: Path, derivatives: Path | None = None) -> list[RawScan]:
@@ -111,19 +120,24 @@ def _images(root: Path, subject: str, folder: str, suffix: str) -> Iterator[Path
 
 def _bids_scan(name: str, dwi: Path, root: Path, derivatives: Path | None) -> RawScan:
     entities = entities_of(dwi)
-    files, problem = {}, None
+    files, problem, unclear = {}, None, []
     for ending in (".bval", ".bvec", ".json"):
         try:
             files[ending] = inherited(dwi, root, ending)
         except InputError as error:
-            files[ending], problem = [], str(error)
-    beside = {ending: Path(strip_nifti(dwi) + ending) for ending in files}
+            files[ending] = []
+            if ending == ".json":
+                # it only says what is good to know
+                unclear.append(f"no sidecar counts: {error}")
+            else:
+                problem = str(error)
+    beside = {ending: _beside(dwi, ending) for ending in files}
     for ending in (".bval", ".bvec"):
         # where there is none, or no file in its place, this is named as missing
         if not files[ending] or _is_no_file(beside[ending]):
             files[ending] = [beside[ending]]
     bval, bvec = files[".bval"][0], files[".bvec"][0]
-    notes = [
+    notes = unclear + [
         f"{path.relative_to(root)} is inherited: there is no {own.name} beside the scan"
         for path, own in ((bval, beside[".bval"]), (bvec, beside[".bvec"]))
         if path != own
@@ -155,6 +169,11 @@ def _bids_scan(name: str, dwi: Path, root: Path, derivatives: Path | None) -> Ra
         notes=tuple(notes),
         problem=problem,
     )
+
+
+def _beside(dwi: Path, ending: str) -> Path:
+    """File of the scan's own name."""
+    return Path(strip_nifti(dwi) + ending)
 
 
 def _is_no_file(path: Path) -> bool:

@@ -73,7 +73,8 @@ def prepare_scan(raw: RawScan, folder: Path, preparation: Preparation, check_gra
     """
     # opening comes first: it is cheap, and its sentences are the most telling
     scan = raw.open(preparation.bvalue, preparation.b0_max)
-    encoding, unknown = phase_encoding(raw.acquisition(), scan.affine)
+    acquisition, unread = raw.acquisition()
+    encoding, unknown = phase_encoding(acquisition, scan.affine)
     files = {**scan.files, **{f"sidecar{index}": path for index, path in enumerate(raw.sidecars)}}
     # relative to the cohort's folder, so that the two may be moved together
     places = {name: os.path.relpath(path, folder) for name in RAW_FILES if (path := getattr(raw, name))}
@@ -82,7 +83,8 @@ def prepare_scan(raw: RawScan, folder: Path, preparation: Preparation, check_gra
         "Preparation": asdict(preparation),
         "Version": code_version(),
     }
-    if prepared := _prepared_already(raw, folder, made_from, places, check_gradients):
+    of_files = [*raw.notes, *unread]
+    if prepared := _prepared_already(raw, folder, made_from, places, of_files, check_gradients):
         return prepared
 
     grid: Any = ScanToGrid(preparation.voxel_size, checksum=True)({"raw_scan": scan})
@@ -90,7 +92,7 @@ def prepare_scan(raw: RawScan, folder: Path, preparation: Preparation, check_gra
     described |= _describe_directions(grid["gradients"][:, :3])
     data: Any = GridToInput(read_scheme(folder / "scheme.bvec"))(grid)
     prepared = PreparedScan.planned(folder, raw.participant, raw.name, data["checksum"])
-    notes = [*raw.notes, *filter(None, [unknown, data["notes"]])]
+    notes = [*of_files, *filter(None, [unknown, data["notes"]])]
     if (gap := described["LargestGapDegrees"]) > USUAL_GAP_DEGREES:
         notes.append(f"the gradient axes leave a gap of {gap:.0f} degrees, where the attenuation is a guess")
     if check_gradients and (doubt := doubt_about_gradients(data)):
@@ -120,9 +122,17 @@ def prepare_scan(raw: RawScan, folder: Path, preparation: Preparation, check_gra
 
 
 def _prepared_already(
-    raw: RawScan, folder: Path, made_from: Mapping[str, Any], places: Mapping[str, str], check_gradients: bool
+    raw: RawScan,
+    folder: Path,
+    made_from: Mapping[str, Any],
+    places: Mapping[str, str],
+    of_files: Sequence[str],
+    check_gradients: bool,
 ) -> PreparedScan | None:
-    """Return the scan that an earlier run prepared of the same files in the same way, and checked if asked, or None."""
+    """Return the scan that an earlier run prepared of the same files in the same way, and checked if asked, or None.
+
+    Its sidecar is told where the files are now, and what is new to note of them.
+    """
     prepared = PreparedScan.planned(folder, raw.participant, raw.name, "")
     # the sidecar is written last, so that where it stands everything does
     if not (prepared.sidecar.is_file() and all(prepared.path(key).is_file() for key in IMAGE_SUFFIXES)):
@@ -135,8 +145,10 @@ def _prepared_already(
         return None
     if check_gradients and not known.get("GradientsChecked"):
         return None
-    if known.get("RawFiles") != places:
-        write_json(prepared.sidecar, known | {"RawFiles": places})
+    if new := [note for note in of_files if note not in known["Notes"]]:
+        logger.warning("%s: %s", raw, "; ".join(new))
+    if new or known.get("RawFiles") != places:
+        write_json(prepared.sidecar, known | {"RawFiles": places, "Notes": [*new, *known["Notes"]]})
     return PreparedScan.planned(folder, raw.participant, raw.name, known["VoxelChecksum"])
 
 

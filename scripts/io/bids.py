@@ -20,9 +20,17 @@ DESCRIPTION = "dataset_description.json"
 
 TISSUE_TABLE = "desc-tissue_dseg.tsv"
 
-HCP_VISITS = (r"([A-Za-z0-9]+)_([VF]\d+)(?:[_-][A-Za-z0-9]+)*", r"([A-Za-z0-9]+)_(\d\d)_MR", r"([A-Za-z0-9]+)_([37]T)")
-"""Folders of HCP studies, participant and visit: ``HCA6000000_V1_MR`` of Lifespan, ``1001_01_MR`` of the studies of
-diseases, ``100307_7T`` of the young adults, who were scanned at two field strengths."""
+HCP_VISITS = (
+    r"sub-([a-z0-9]+)_ses-([a-z0-9]+)",
+    r"([a-z0-9]+)[_-]([vf]\d+[a-z]?)(?:[_-][a-z0-9]+)*",
+    r"([a-z0-9]+)_(\d{1,2})_mr",
+    r"(\d{4,})_(\d{1,2})",
+    r"([a-z0-9]+)[_-]([37]t)",
+    r"(\d{6}|hc[a-z]\d{7})[_-]([a-z0-9_-]+)",
+)
+"""Folders of HCP studies, participant and visit, in capitals or not: ``HCA6000000_V1_MR`` of Lifespan, ``1001_01_MR``
+of the studies of diseases, ``100307_7T`` of the young adults, who were scanned at two field strengths. What follows a
+number as the HCP gives them is a visit, as in ``103818_retest``."""
 
 LABEL_SUFFIXES = {
     "tissue": "desc-tissue_dseg",
@@ -43,12 +51,18 @@ def entities_of(path: str | PathLike[str]) -> dict[str, str]:
     return dict(word.split("-", 1) for word in words if "-" in word)
 
 
+def _other_words(path: Path) -> set[str]:
+    """Words of a name that are neither an entity nor the suffix, as ``AP`` of ``sub-01_AP_dwi.bval``."""
+    *words, _ = path.name.split(".")[0].split("_")
+    return {word for word in words if "-" not in word}
+
+
 def inherited(scan: Path, root: Path, ending: str) -> list[Path]:
     """Find the files of a scan by the BIDS inheritance principle, the one that counts most first.
 
     A file counts for a scan where it lies in the scan's folder or in one above, up to the root of the dataset, has the
-    suffix of the scan, and all its entities are the scan's. The file of the scan's own name comes first, then those
-    nearer to it, then those with more entities
+    suffix of the scan, and all its entities, and other words of its name, are the scan's. The file of the scan's own
+    name comes first, then those nearer to it, then those with more entities
     (https://bids-specification.readthedocs.io/en/stable/common-principles.html#the-inheritance-principle).
 
     Args:
@@ -67,7 +81,13 @@ def inherited(scan: Path, root: Path, ending: str) -> list[Path]:
         names = (f"{suffix}{ending}", f"*_{suffix}{ending}")
         others = {path for pattern in names for path in folder.glob(pattern) if path != beside and path.is_file()}
         fitting = sorted(
-            (path for path in others if not path.name.startswith(".") and entities_of(path).items() <= own),
+            (
+                path
+                for path in others
+                if not path.name.startswith(".")
+                and entities_of(path).items() <= own
+                and _other_words(path) <= _other_words(scan)
+            ),
             key=lambda path: (-len(entities_of(path)), path.name),
         )
         if not found and len(fitting) > 1 and len(entities_of(fitting[0])) == len(entities_of(fitting[1])):
@@ -93,9 +113,10 @@ def scan_name(path: str | PathLike[str]) -> str:
 def hcp_name(folder: str) -> tuple[str, str]:
     """Participant and scan of an HCP folder ``<ID>``: ``HCA6000000_V1_MR`` is a visit of one person."""
     for pattern in HCP_VISITS:
-        if visit := re.fullmatch(pattern, folder):
-            return f"sub-{visit[1]}", f"sub-{visit[1]}_ses-{visit[2]}"
-    return f"sub-{folder}", f"sub-{folder}"
+        if visit := re.fullmatch(pattern, folder, re.IGNORECASE):
+            return f"sub-{visit[1]}", f"sub-{visit[1]}_ses-{re.sub('[_-]', '', visit[2])}"
+    name = f"sub-{folder.removeprefix('sub-')}"
+    return name, name
 
 
 def is_label(text: str) -> bool:

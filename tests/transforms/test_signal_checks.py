@@ -81,7 +81,7 @@ def test_a_faint_volume_is_left_out(brightness, used):
     use_b0, use_shell, notes = check(b0, shell)
     assert use_b0.all()
     assert use_shell.tolist() == [index != 4 or used for index in range(23)]
-    assert notes == ([] if used else ["volume 5 left out: hardly a signal, or empty slices"])
+    assert notes == ([] if used else ["volume 5 left out: hardly a signal, or empty or dark slices"])
 
 
 @pytest.mark.parametrize("slices", [[5], [4, 5, 6]])
@@ -91,7 +91,7 @@ def test_volumes_with_empty_slices_of_the_head_are_left_out_of_shell_and_b0_alik
     use_b0, use_shell, notes = check(b0, shell)
     assert use_b0.tolist() == [True, False, True]
     assert np.flatnonzero(~use_shell).tolist() == [4, 11]
-    assert notes == ["volumes 5, 9, 13 left out: hardly a signal, or empty slices"]
+    assert notes == ["volumes 5, 9, 13 left out: hardly a signal, or empty or dark slices"]
 
 
 def test_slices_inside_the_head_that_no_volume_has_are_missed():
@@ -198,3 +198,44 @@ def test_what_is_left_is_judged_without_what_is_left_out():
     b0, shell = scan(ratio=0.7)
     b0[1] = 0
     assert check(b0, shell)[2] == ["volume 9 left out: no signal"]
+
+
+HALF_X, SAGITTAL, AXIAL = np.s_[:7], np.s_[6:9], np.s_[:, :, 4:7]
+
+
+@pytest.mark.parametrize("part", [HALF_X, SAGITTAL, AXIAL], ids=["half", "sagittal", "axial"])
+@pytest.mark.parametrize("value", [0.0, 3.0, np.nan, "noise"])
+def test_a_volume_that_lost_slices_is_left_out(part, value):
+    b0, shell = scan()
+    lost = shell[4][part]
+    shell[4][part] = np.abs(np.random.default_rng(1).normal(0, 8, lost.shape)) if value == "noise" else value
+    b0[1][part] = shell[4][part]
+    use_b0, use_shell, notes = check(b0, shell)
+    assert np.flatnonzero(~use_b0).tolist() == [1]
+    assert np.flatnonzero(~use_shell).tolist() == [4]
+    assert notes == ["volumes 5, 9 left out: hardly a signal, or empty or dark slices"]
+
+
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_an_outer_slice_may_leave_the_head_where_it_moves(shift):
+    b0, shell = scan(noise=2.0)
+    shell[4] = np.roll(shell[4], shift, axis=2)
+    assert check(b0, shell)[2] == []
+
+
+@pytest.mark.parametrize("move", [-9, -1, 1, 9])
+def test_volumes_that_all_stand_a_number_of_places_off_are_refused(move):
+    b0, shell = scan()
+    volumes = np.empty((26, *SHAPE))
+    volumes[B0], volumes[SHELL] = b0, shell
+    moved = np.roll(volumes, -move, axis=0)
+    refuse(moved[B0], moved[SHELL], f"only if these are moved by {move}, ")
+
+
+def test_a_move_that_does_not_explain_all_volumes_is_none():
+    b0, shell = scan()
+    # of two volumes that changed places, one is the first b0 and the other no neighbour of another b0
+    b0[0], shell[3] = shell[3].copy(), b0[0].copy()
+    use_b0, use_shell, notes = check(b0, shell)
+    assert (np.flatnonzero(~use_b0).tolist(), np.flatnonzero(~use_shell).tolist()) == ([0], [3])
+    assert len(notes) == 2

@@ -8,6 +8,7 @@ import numpy as np
 from dipy.core.sphere import Sphere
 from dipy.reconst.shm import real_sh_descoteaux, smooth_pinv
 from scipy.spatial import SphericalVoronoi
+from scipy.spatial.distance import cdist
 
 from transforms.diffusion.gradients import angles_between_axes, unique_axes
 from transforms.diffusion.scheme import SAME_AXIS_DEGREES
@@ -38,6 +39,9 @@ a fibre is off by 0.09; axes in a cone of 41 degrees leave 57, and it is off by 
 
 USUAL_GAP_DEGREES = 40.0
 """A larger gap is worth a note; six even axes leave 37 degrees."""
+
+SAME_POINT = 1e-4
+"""Distance on the unit sphere below which two directions are one, written with other digits."""
 
 
 def n_coefficients(order: int) -> int:
@@ -81,7 +85,9 @@ def largest_gap(directions: np.ndarray) -> float:
     if np.linalg.matrix_rank(axes, tol=1e-3) < 3:
         return 90.0
     points = np.concatenate([axes, -axes]) / np.tile(np.linalg.norm(axes, axis=1), 2)[:, None]
-    points = points[np.unique(np.round(points, 5), axis=0, return_index=True)[1]]
+    # of points that are nearly one, as those of repeated directions are, the first alone
+    repeated = np.tril(cdist(points, points) < SAME_POINT, -1).any(axis=1)
+    points = points[~repeated]
     vertices = SphericalVoronoi(points).vertices
     return float(angles_between_axes(vertices, axes).min(axis=1).max())
 

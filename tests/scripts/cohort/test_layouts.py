@@ -49,7 +49,7 @@ def test_runs_and_sessions_are_scans_of_their_own(bids):
         assert (str(scan.bval), str(scan.bvec)) == (f"{stem}.bval", f"{stem}.bvec")
         assert scan.brain_mask is None
         assert scan.sidecars == ()
-        assert scan.acquisition() == {}
+        assert scan.acquisition()[0] == {}
         assert scan.notes == ()
         assert scan.problem is None
         assert str(scan) == scan.name
@@ -78,7 +78,7 @@ def test_a_sidecar_that_is_no_file_is_said(bids, kind):
     first, second = find_scans("bids", bids)
     assert first.notes == ("sub-01_dwi.json beside the scan is not a file that can be read: it does not count",)
     assert first.problem is None
-    assert first.acquisition() == {}
+    assert first.acquisition()[0] == {}
     assert second.notes == ()
 
 
@@ -94,11 +94,11 @@ def test_gradients_and_acquisition_are_inherited_from_the_root(bids):
     )
     assert second.notes == ()
     assert first.sidecars == (common,)
-    assert first.acquisition() == {"PhaseEncodingDirection": "j-", "EchoTime": 0.1}
+    assert first.acquisition()[0] == {"PhaseEncodingDirection": "j-", "EchoTime": 0.1}
     assert (second.bval.name, second.bvec.name) == ("sub-02_dwi.bval", "sub-02_dwi.bvec")
     # field by field, the nearer file counts more
     assert second.sidecars == (own.with_name("sub-02_dwi.json"), common)
-    assert second.acquisition() == {"PhaseEncodingDirection": "i", "EchoTime": 0.1}
+    assert second.acquisition()[0] == {"PhaseEncodingDirection": "i", "EchoTime": 0.1}
 
 
 def test_a_sibling_with_more_entities_gives_nothing(bids):
@@ -110,7 +110,7 @@ def test_a_sibling_with_more_entities_gives_nothing(bids):
     for index, (name, dwi) in enumerate(paths.items()):
         stem = str(dwi).removesuffix(".nii.gz")
         assert (str(scans[name].bval), str(scans[name].bvec)) == (f"{stem}.bval", f"{stem}.bvec")
-        assert scans[name].acquisition() == {"EchoTime": index}
+        assert scans[name].acquisition()[0] == {"EchoTime": index}
     paths["sub-01"].with_name("sub-01_dwi.bvec").unlink()
     assert {scan.name: scan for scan in find_scans("bids", bids)}["sub-01"].bvec.name == "sub-01_dwi.bvec"
 
@@ -136,16 +136,16 @@ def test_a_broken_sidecar_costs_its_own_scan_and_of_another_modality_nothing(bid
     for content, sentence in ((b"{", "not JSON"), (b"[1]", "JSON list"), ('{"a": "\xe9"}'.encode("latin-1"), "UTF-8")):
         broken.write_bytes(content)
         first, second, third = find_scans("bids", bids)
-        assert (first.acquisition(), third.acquisition()) == ({"EchoTime": 0}, {"EchoTime": 2})
+        assert (first.acquisition()[0], third.acquisition()[0]) == ({"EchoTime": 0}, {"EchoTime": 2})
         with pytest.raises(InputError, match=sentence) as error:
             second.acquisition()
         assert str(error.value).startswith(f"{broken}: ")
     broken.write_bytes(b"\xef\xbb\xbf" + b'{"EchoTime": 7}')
-    assert find_scans("bids", bids)[1].acquisition() == {"EchoTime": 7}
+    assert find_scans("bids", bids)[1].acquisition()[0] == {"EchoTime": 7}
     # a link to nothing is no file
     broken.unlink()
     broken.symlink_to(bids / "absent.json")
-    assert find_scans("bids", bids)[1].acquisition() == {}
+    assert find_scans("bids", bids)[1].acquisition()[0] == {}
 
 
 def test_a_dangling_t1_is_no_t1(bids):

@@ -63,6 +63,9 @@ def test_then_nearer_folders_and_of_a_folder_the_file_with_more_entities(dataset
         f"{DWI}/sub-01_ses-1_acq-x_sbref.bval",  # another suffix
         f"{DWI}/sub-01_ses-1_acq-x_dwi.bvec",  # another ending
         f"{DWI}/xdwi.bval",
+        f"{DWI}/sub-01_ses-1_AP_dwi.bval",  # a word that is no entity
+        f"{DWI}/sub-01_ses-1_old_dwi.bval",
+        "old_dwi.bval",
         f"{DWI}/.sub-01_ses-1_dwi.bval",  # hidden
         "sub-01/ses-2/dwi/sub-01_dwi.bval",  # beside, not above
         "sub-01/dwi/sub-01_dwi.bval",
@@ -137,8 +140,20 @@ def test_a_scan_is_named_by_its_entities_or_its_hcp_folder(path, name):
         ("100307_7T", "sub-100307", "sub-100307_ses-7T"),
         ("100307_3T", "sub-100307", "sub-100307_ses-3T"),
         ("100307", "sub-100307", "sub-100307"),
+        ("hca6000000_v1_mr", "sub-hca6000000", "sub-hca6000000_ses-v1"),
+        ("LS2001_V1A_MR", "sub-LS2001", "sub-LS2001_ses-V1A"),
+        ("HCA6000000_MR_V1", "sub-HCA6000000", "sub-HCA6000000_ses-MRV1"),
+        ("1001_1_MR", "sub-1001", "sub-1001_ses-1"),
+        ("1001_01", "sub-1001", "sub-1001_ses-01"),
+        ("100307-7T", "sub-100307", "sub-100307_ses-7T"),
+        ("103818_retest", "sub-103818", "sub-103818_ses-retest"),
+        ("103818_3T_Retest", "sub-103818", "sub-103818_ses-3TRetest"),
+        ("sub-01_ses-1", "sub-01", "sub-01_ses-1"),
+        ("sub-01", "sub-01", "sub-01"),
+        ("MGH_1001", "sub-MGH_1001", "sub-MGH_1001"),
+        ("subject_01", "sub-subject_01", "sub-subject_01"),
     ],
 )
 def test_a_visit_of_an_hcp_study_is_a_session(folder, participant, scan):
     assert hcp_name(folder) == (participant, scan)
-    assert session_of(scan) == ("ses-" + folder.split("_")[1] if "_" in folder else None)
+    assert (session_of(scan) is None) == (participant == scan)

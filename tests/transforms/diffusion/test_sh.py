@@ -139,3 +139,15 @@ def test_fewer_than_six_axes_are_refused(axes_on_sphere):
     five = axes_on_sphere(5)
     with pytest.raises(InputError, match="found 5 distinct gradient axes, expected at least 6"):
         sh_interpolation_matrix(np.vstack([five, -five, five]), default_scheme())
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("digits", [6, 7, 9])
+def test_directions_that_repeat_in_other_digits_are_those_of_the_first(axes_on_sphere, sign, digits):
+    """As two programs write one table: a repeated direction differs in its last digits."""
+    for seed in range(20):
+        axes = Rotation.random(random_state=seed).apply(axes_on_sphere(32))
+        repeated = np.concatenate([np.round(axes, 6), sign * np.round(axes, digits)])
+        repeated /= np.linalg.norm(repeated, axis=1, keepdims=True)
+        assert largest_gap(repeated) == pytest.approx(largest_gap(axes), abs=1e-2)
+        assert sh_order(repeated) == sh_order(axes)
