@@ -220,6 +220,9 @@ _changed("every other slice empty in all volumes", _put(np.s_[:, :, ::2], 0))
 _changed("a single slice", lambda voxels: voxels[:, :, 17:18])
 _changed("one direction at a tenth of its signal", lambda voxels: voxels * np.r_[np.ones(9), 0.1, np.ones(56)])
 _changed("three slices of one direction empty", _put(np.s_[:, :, 16:19, 9], 0))
+_changed("half of the head of one direction empty", _put(np.s_[:22, :, :, 9], 0))
+_changed("ten slices of one direction at one dark value", _put(np.s_[:, :, 10:20, 9], 3))
+_changed("all volumes one place before their gradients", lambda voxels: np.roll(voxels, -1, axis=3))
 _changed("one voxel NaN", _put((22, 23, 18, 5), np.nan))
 
 

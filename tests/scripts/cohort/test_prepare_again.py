@@ -225,3 +225,17 @@ def test_what_a_dead_run_left_half_written_is_removed(copy, raw, prepare, prepar
     assert (left.exists(), kept.exists()) == (False, True)
     kept.unlink()
     assert set(state(copy)) == set(state(prepared[0]))
+
+
+def test_what_is_new_to_note_of_the_files_is_noted_by_a_second_preparation(tmp_path, heads, prepare, caplog):
+    heads.write_bids(tmp_path / "raw", ["sub-01"])
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for _ in range(2):
+        prepare(tmp_path / "raw", tmp_path / "out")
+    assert sidecar_of(tmp_path / "out", "sub-01")["Notes"] == []
+    for _ in range(2):
+        prepare(tmp_path / "raw", tmp_path / "out", derivatives=masks)
+    note = f"no brain mask of it in {masks}: one was found on the b0"
+    assert sidecar_of(tmp_path / "out", "sub-01")["Notes"] == [note]
+    assert caplog.messages.count(f"sub-01: {note}") == 1

@@ -138,6 +138,25 @@ def test_a_broken_sidecar_costs_its_own_scan_alone(tmp_path, heads, prepare, con
     assert not (tmp_path / "out" / "sub-02").exists()
 
 
+def test_a_broken_sidecar_that_scans_share_is_noted_and_costs_none(tmp_path, heads, prepare):
+    root = tmp_path / "raw"
+    heads.write_bids(root, GOOD[:2])
+    (root / "dwi.json").write_text("{")
+    # these two fit equally
+    for name in ("sub-02_acq-x_dwi", "sub-02_dir-PA_dwi"):
+        (root / "sub-02" / f"{name}.json").write_text("{}")
+    second = root / "sub-02" / "dwi" / "sub-02_acq-x_dir-PA_dwi"
+    for file in (root / "sub-02" / "dwi").glob("sub-02_dwi.*"):
+        file.rename(f"{second}{file.name.removeprefix('sub-02_dwi')}")
+    assert [outcome.failure for outcome in prepare(root, tmp_path / "out")] == [None, None]
+    (note,) = sidecar_of(tmp_path / "out", "sub-01")["Notes"]
+    assert note.startswith(f"a shared sidecar does not count: {root / 'dwi.json'}: found ")
+    sidecar = read_json(tmp_path / "out" / "sub-02" / "dwi" / "sub-02_acq-x_dir-PA_desc-attenuation_dwi.json")
+    (note,) = sidecar["Notes"]
+    assert note.startswith("no sidecar counts: ")
+    assert "fit the scan equally" in note
+
+
 def test_two_versions_and_a_pipe_cost_their_scans_alone(tmp_path, heads, prepare):
     root = tmp_path / "raw"
     scans = heads.write_bids(root, GOOD)

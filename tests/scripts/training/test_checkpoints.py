@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -241,8 +242,8 @@ time.sleep(60)
     lock_folder(tmp_path).release()
 
 
-def killed_while_it_writes(moment, monkeypatch):
-    """Kill this process while it writes the checkpoint of the third epoch."""
+def train_until_killed(folder, moment):
+    """Train in a process that is killed while it writes the checkpoint of the third epoch."""
     write, rename = Path.write_bytes, os.replace
 
     def written(path, content):
@@ -258,21 +259,19 @@ def killed_while_it_writes(moment, monkeypatch):
         if now:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", written)
-    monkeypatch.setattr("scripts.io.files.os.replace", renamed)
+    Path.write_bytes, os.replace = written, renamed
+    go(folder, 5)
 
 
 @pytest.mark.parametrize(("moment", "last"), [("half written", 2), ("written", 2), ("renamed", 3)])
-def test_a_training_that_is_killed_while_it_writes_a_checkpoint_loses_nothing(tmp_path, monkeypatch, moment, last):
+def test_a_training_that_is_killed_while_it_writes_a_checkpoint_loses_nothing(tmp_path, moment, last):
     _, _, _, weights = go(tmp_path / "straight", 5)
     folder = tmp_path / "killed"
-    if not (process := os.fork()):
-        try:
-            killed_while_it_writes(moment, monkeypatch)
-            go(folder, 5)
-        finally:
-            os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+    # not a fork of this process: PyTorch may have threads here, and then trains in none
+    process = get_context("forkserver").Process(target=train_until_killed, args=(folder, moment))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert len(list(folder.glob(".*.partial.*"))) == (moment != "renamed")
     path, checkpoint = read_latest_checkpoint(folder)
     assert path.name == f"checkpoint_epoch={last}.pt"
