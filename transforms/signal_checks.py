@@ -67,8 +67,9 @@ def usable_volumes(
     if blank:
         notes.append(f"{volumes_in_words(blank)} left out: no signal")
 
-    finite = np.isfinite(b0[use_b0])
-    reference = np.where(finite, b0[use_b0], 0).sum(axis=0, dtype=np.float64) / finite.sum(axis=0).clip(min=1)
+    of_use = b0[use_b0]
+    finite = np.isfinite(of_use)
+    reference = np.where(finite, of_use, 0).sum(axis=0, dtype=np.float64) / finite.sum(axis=0).clip(min=1)
     head = reference > otsu(reference)
     of_b0, of_shell = (np.array([_mean(volume, head) for volume in part]) for part in (b0, shell))
     # one b0 among several may be a direction; the brightest is none
@@ -129,12 +130,14 @@ def _moved_by(labelled: Mapping[int, bool], found: Mapping[int, bool]) -> int:
     Returns:
         the smallest such number, 0 where the table fits or no move makes it fit.
     """
-    wrong = {index for index, kind in found.items() if labelled[index] != kind}
+    wrong = {index: kind for index, kind in found.items() if labelled[index] != kind}
+    if not wrong:
+        return 0
     count = max(labelled) + 1
-    for move in sorted(range(1 - count, count), key=abs) if wrong else ():
-        moved = {index: labelled.get((index + move) % count) for index in found}
-        # volumes of other shells are not known, and fit; those that were wrong have to be explained
-        if all(moved[index] in (kind, *([] if index in wrong else [None])) for index, kind in found.items()):
+    for move in sorted(range(1 - count, count), key=abs):
+        # an entry of another shell is not in the table; it explains no volume that was wrong, and fits all others
+        explained = all(labelled.get((index + move) % count) == kind for index, kind in wrong.items())
+        if explained and all(labelled.get((index + move) % count, kind) == kind for index, kind in found.items()):
             return move
     return 0
 
@@ -156,15 +159,17 @@ def _lacks_slices(volumes: np.ndarray, head: np.ndarray, usable: np.ndarray) -> 
         area = np.bincount(place)
         sums = np.array([np.bincount(place, values) for values in inside])
         dark = (area >= MIN_AREA * area.max()) & (sums < MIN_SLICE_BRIGHTNESS * np.median(sums[usable], axis=0))
-        for index, number in np.argwhere(dark):
+        for number in np.flatnonzero(dark.any(axis=0)):
             of_head = np.take(head, number, axis)
-            same = np.nan_to_num(np.take(volumes, number, axis + 1), posinf=0.0, neginf=0.0)
-            flat, usually = (
-                _mean(one, of_head) <= MAX_LOST_CONTRAST * _mean(one, ~of_head)
-                for one in (same[index], np.median(same[usable], axis=0))
-            )
-            lost[index] |= flat and not usually
+            slices = np.nan_to_num(np.take(volumes, number, axis + 1), posinf=0.0, neginf=0.0)
+            if not _is_flat(np.median(slices[usable], axis=0), of_head):
+                lost[[index for index in np.flatnonzero(dark[:, number]) if _is_flat(slices[index], of_head)]] = True
     return empty | lost
+
+
+def _is_flat(image: np.ndarray, head: np.ndarray) -> bool:
+    """Whether a slice is about as bright in the head as around it."""
+    return _mean(image, head) <= MAX_LOST_CONTRAST * _mean(image, ~head)
 
 
 def _mean(volume: np.ndarray, where: np.ndarray) -> float:

@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from scripts.io.bids import DESCRIPTION, entities_of, hcp_name, inherited, is_label, scan_name
+from scripts.io.bids import DESCRIPTION, entities_of, hcp_name, inherited, is_label, scan_name, sidecar
 from scripts.io.files import read_json
 from scripts.io.nifti import strip_nifti
 from scripts.io.raw_scan import open_scan
@@ -78,7 +78,7 @@ class RawScan:
             try:
                 merged |= read_json(path)
             except InputError as error:
-                if path == _beside(self.dwi, ".json"):
+                if path == sidecar(self.dwi):
                     raise
                 notes.append(f"a shared sidecar does not count: {error}")
         return merged, notes
@@ -131,7 +131,7 @@ def _bids_scan(name: str, dwi: Path, root: Path, derivatives: Path | None) -> Ra
                 unclear.append(f"no sidecar counts: {error}")
             else:
                 problem = str(error)
-    beside = {ending: _beside(dwi, ending) for ending in files}
+    beside = {ending: Path(strip_nifti(dwi) + ending) for ending in files}
     for ending in (".bval", ".bvec"):
         # where there is none, or no file in its place, this is named as missing
         if not files[ending] or _is_no_file(beside[ending]):
@@ -142,9 +142,8 @@ def _bids_scan(name: str, dwi: Path, root: Path, derivatives: Path | None) -> Ra
         for path, own in ((bval, beside[".bval"]), (bvec, beside[".bvec"]))
         if path != own
     ]
-    sidecar = beside[".json"]
-    if _is_no_file(sidecar):
-        notes.append(f"{sidecar.name} beside the scan is not a file that can be read: it does not count")
+    if _is_no_file(beside[".json"]):
+        notes.append(f"{beside['.json'].name} beside the scan is not a file that can be read: it does not count")
     own = [f"{key}-{entities[key]}" for key in ("sub", "ses") if key in entities]
     if (folders := list(dwi.relative_to(root).parts[:-2])) != own:
         found = f"found a scan of {'/'.join(own)} in the folder of {'/'.join(folders)}"
@@ -169,11 +168,6 @@ def _bids_scan(name: str, dwi: Path, root: Path, derivatives: Path | None) -> Ra
         notes=tuple(notes),
         problem=problem,
     )
-
-
-def _beside(dwi: Path, ending: str) -> Path:
-    """File of the scan's own name."""
-    return Path(strip_nifti(dwi) + ending)
 
 
 def _is_no_file(path: Path) -> bool:
