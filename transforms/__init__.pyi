@@ -8,7 +8,6 @@ from .artifacts.dictionary import RandUndersamplingd as RandUndersamplingd
 from .attenuation import Attenuation as Attenuation
 from .attenuation import Attenuationd as Attenuationd
 from .errors import InputError as InputError
-from .finite import RequireFinited as RequireFinited
 from .mask import BrainMaskd as BrainMaskd
 from .preprocessing import FiniteSignald as FiniteSignald
 from .preprocessing import GridToInput as GridToInput
@@ -31,4 +30,5 @@ from .targets import EncodeNuFOd as EncodeNuFOd
 from .targets import EncodeTissued as EncodeTissued
 from .targets import decode_direction as decode_direction
 from .targets import encode_direction as encode_direction
+from .values import RequireValuesd as RequireValuesd
 from .white_matter import WhiteMatterd as WhiteMatterd

@@ -21,8 +21,8 @@ from scripts.io.files import read_json, write_json
 from scripts.labels import label_cohort
 from scripts.phantom import write_phantom
 from scripts.phantom.truth import at_nearest_voxels
-from transforms.finite import RequireFinited
 from transforms.reader import WholeFileReader
+from transforms.values import RequireValuesd
 
 CASES: dict[str, Callable[[Path], list[str]]] = {}
 NAMES = ("sub-01", "sub-02", "sub-03")
@@ -204,23 +204,49 @@ def _(folder: Path) -> list[str]:
     return answers_of(lambda: load_entries(str(folder / "out"), "training"))
 
 
-def load_prepared(folder: Path) -> Any:
-    """Load a prepared image as a training does."""
-    reader = WholeFileReader()
-    load = Compose([LoadImaged("image", reader=reader, ensure_channel_first=True), RequireFinited("image")])
-    return load(load_entries(str(folder / "out"), "training", ["image"])[0])
+def load_prepared(folder: Path, *labels: str) -> Any:
+    """Load a prepared scan as a training does."""
+    keys = ["image", "mask", *labels]
+    load = Compose([LoadImaged(keys, reader=WholeFileReader(), ensure_channel_first=True), RequireValuesd(keys)])
+    return load(load_entries(str(folder / "out"), "training", keys)[0])
 
 
-@case("NaN in a prepared image")
-def _(folder: Path) -> list[str]:
-    cohort(folder / "raw", NAMES[:1])
-    prepared(folder)
-    path = folder / "out" / f"{STEM}_desc-attenuation_dwi.nii.gz"
+def change(path: Path, edited: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Edit the voxels of an image."""
     image = nib.load(path)
-    voxels = image.get_fdata(dtype=np.float32)
+    nib.save(nib.Nifti1Image(edited(image.get_fdata(dtype=np.float32)), image.affine), path)
+
+
+def _edited(title: str, suffix: str, edited: Callable[[np.ndarray], np.ndarray]) -> None:
+    @case(title)
+    def _(folder: Path) -> list[str]:
+        cohort(folder / "raw", NAMES[:1])
+        prepared(folder)
+        change(folder / "out" / f"{STEM}_{suffix}.nii.gz", edited)
+        return answers_of(lambda: load_prepared(folder))
+
+
+def _with_nan(voxels: np.ndarray) -> np.ndarray:
     voxels[9, 9, 9, 9] = np.nan
-    nib.save(nib.Nifti1Image(voxels, image.affine), path)
-    return answers_of(lambda: load_prepared(folder))
+    return voxels
+
+
+_edited("NaN in a prepared image", "desc-attenuation_dwi", _with_nan)
+_edited("a prepared image times 1000", "desc-attenuation_dwi", lambda voxels: voxels * 1000)
+_edited("an empty mask of a prepared scan", "desc-brain_mask", lambda voxels: voxels * 0)
+_edited(
+    "a mask of a prepared scan that moved by half the image", "desc-brain_mask", lambda voxels: np.roll(voxels, 19, 0)
+)
+
+
+@case("a tissue of 1.5 in the labels of a phantom")
+def _(folder: Path) -> list[str]:
+    raw = write_phantom("clinical", 1, 0, folder / "raw")
+    prepared(folder)
+    list(label_cohort(folder / "out", truth=raw / "derivatives" / "truth"))
+    tissue = folder / "out" / f"{STEM}_desc-tissue_dseg.nii.gz"
+    change(tissue, lambda voxels: np.where(voxels == 1, 1.5, voxels).astype(np.float32))
+    return answers_of(lambda: load_prepared(folder, "tissue"))
 
 
 @case("a bit of a prepared image changed")

@@ -17,9 +17,9 @@ from scripts.io.files import read_json, sha256, whole_file, write_json
 from scripts.io.nifti import strip_nifti, write_nifti, write_unit_range
 from scripts.training.pictures import draw
 from transforms.errors import InputError, counted
-from transforms.finite import count_not_finite
 from transforms.resampling import ResampleToGrid
 from transforms.scan import Scan
+from transforms.values import count_not_finite
 
 logger = logging.getLogger(__name__)
 
