@@ -30,6 +30,7 @@ TRAINING = {
     "paper": ["finetune", "direction", "paper"],
     "paper pretraining": ["pretrain", "paper"],
     "autoencoder without skips": ["pretrain", "autoencoder", "without_skips"],
+    "continued": ["pretrain", "continued"],
     "resumed": ["pretrain", "resume"],
 }
 TASKS = ["segmentation", "crossings", "direction"]
