@@ -367,6 +367,11 @@ COMPONENTS = [
         {"pretrained": "{cohorts}/direction.pt"},
         "{cohorts}/direction.pt: found a network trained on another scheme of 64 directions",
     ),
+    (
+        [*PRETRAIN, "continued"],
+        {"pretrained": "{cohorts}/direction.pt"},
+        "{cohorts}/direction.pt: found a network for direction, expected one for restoration.",
+    ),
     (EVALUATE, {"checkpoint": "nowhere"}, "nowhere: no such file, expected a checkpoint."),
     (PRETRAIN, {"dataset_dir": "nowhere"}, "nowhere: found no datalist.json"),
 ]

@@ -136,12 +136,12 @@ def cohort(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trainings(cohort, tmp_path_factory, mlflow_store):
-    """The pretraining config with a small network: once straight, and once stopped in its third epoch and resumed."""
+    """The pretraining config with a small network: straight, stopped in its third epoch and resumed, and continued."""
     folder = tmp_path_factory.mktemp("runs")
 
-    def parse(name, **changes):
+    def parse(name, *overlays, **changes):
         parser = ConfigParser()
-        parser.read_config(str(CONFIGS / "pretrain.json"))
+        parser.read_config([str(CONFIGS / f"{config}.json") for config in ("pretrain", *overlays)])
         parser.update(
             {
                 "dataset_dir": str(cohort),
@@ -188,6 +188,9 @@ def trainings(cohort, tmp_path_factory, mlflow_store):
             first.setdefault("epoch", engine.state.epoch)
 
         resumed.get_parsed_content("training")
+
+        start = {"pretrained": str(folder / "straight" / "model.pt"), "max_epochs": 1, "learning_rate": 1e-12}
+        parse("continued", "continued", **start).get_parsed_content("training")
     set_determinism(None)
     return folder, straight, resumed, first["epoch"], MlflowClient(mlflow_store)
 
@@ -228,6 +231,18 @@ def test_a_checkpoint_holds_what_a_training_goes_on_from_and_two_are_kept(traini
     assert checkpoint.keys() == {"network", "optimizer", "best_model", "trainer", "origin"}
     pictures = sorted(path.name for path in (folder / "straight" / "pictures").iterdir())
     assert pictures == [f"epoch_{epoch:04d}.png" for epoch in (1, 2, 3, 4)]
+
+
+def test_a_continued_training_begins_with_all_given_weights_and_says_so(trainings):
+    folder = trainings[0]
+    given, continued = (read_checkpoint(folder / name / "model.pt") for name in ("straight", "continued"))
+    for key, value in given["network"].items():
+        # its rate is all but 0
+        torch.testing.assert_close(continued["network"][key], value, rtol=0, atol=1e-9, msg=key)
+    assert continued["origin"]["val_loss"] == pytest.approx(given["origin"]["val_loss"], rel=1e-6)
+    parameters = continued["origin"]["parameters"]
+    assert parameters["initialisation"] == parameters["pretext"] == "artifact_removal"
+    assert parameters["pretrained_run"] == given["origin"]["mlflow_run"]
 
 
 def _history(trainings, name, metric):
