@@ -206,5 +206,11 @@ class PreparedScan:
         return {KEYS_ON_DISK[key]: str(path.relative_to(self.folder)) for key, path in files.items()}
 
 
+def label_records(folder: Path) -> list[dict[str, Any]]:
+    """Read the records of how the labels of a prepared cohort were made."""
+    # folders of participants may be links, which ** alone does not follow
+    return [read_json(path) for path in sorted(folder.glob("*/**/*_desc-labels.json"))]
+
+
 def _with_suffix(stem: Path, suffix: str) -> Path:
     return stem.with_name(f"{stem.name}_{suffix}")

@@ -12,12 +12,12 @@ from typing import Any
 from mlflow.entities import Run as TrackedRun
 
 from scripts.cohort.datalist import SPLITS, cohort_checksum, describe_input, load_entries, read_cohort
+from scripts.cohort.prepared import label_records
 from scripts.comparison.arms import ARMS, DEFAULT_ARMS, Arm
 from scripts.comparison.folds import make_folds
 from scripts.comparison.runs import Run, Truth, checksum, code_checksum, make_run, parsed
 from scripts.comparison.store import TRUTH
 from scripts.config_checks import TASKS
-from scripts.training.baselines import label_records
 from transforms.errors import InputError
 
 OWN = {"dataset_dir", "output_dir", "tracking_uri", "experiment_name", "pretrained"}

@@ -25,7 +25,8 @@ from scipy import ndimage
 from torch import nn
 
 from scripts.cohort.datalist import describe_input
-from scripts.io.files import read_json, write_table
+from scripts.cohort.prepared import label_records
+from scripts.io.files import write_table
 from scripts.training.atlas import Atlas
 from scripts.training.tracking import ScanTable, Tracker, metric_name
 from transforms.diffusion.csd import Peaks, find_peaks
@@ -145,12 +146,6 @@ def mean_axis(labels: Iterable[torch.Tensor], encoding: str) -> torch.Tensor:
 def constant(answer: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return a method that gives every voxel the same answer ``(K,)``."""
     return lambda image: answer.to(image)[:, None, None, None].expand(-1, *image.shape[1:])
-
-
-def label_records(folder: Path) -> list[dict[str, Any]]:
-    """Read the records of how the labels of a prepared cohort were made."""
-    # folders of participants may be links, which ** alone does not follow
-    return [read_json(path) for path in sorted(folder.glob("*/**/*_desc-labels.json"))]
 
 
 def name_deconvolution(folder: Path) -> str:
