@@ -182,7 +182,12 @@ def _check_run(run: str, config: Mapping[str, Any]) -> None:
 
 
 def _check_order(config: Mapping[str, Any]) -> None:
-    """Refuse an overlay before the config that it belongs to, which would undo it; ids keep the order of the files."""
+    """Refuse an overlay of another config, or before its own, which would undo it; ids keep the order of the files."""
+    if "label_keys" in config and "continue_from" in json.dumps(config.get("initialised"), default=str):
+        raise InputError(
+            "--config_file: found continued.json after finetune.json, expected it after pretrain.json; "
+            "a fine-tuning starts from --pretrained FILE."
+        )
     before = list(itertools.takewhile(lambda name: name != FIRST, (name for name in config if name != "_meta_")))
     if before and FIRST in config:
         raise InputError(

@@ -15,6 +15,12 @@ from transforms.label_classes import TISSUES
 ROUNDING = 1e-3
 """How far beyond their limits attenuations may lie, which other programs store as scaled whole numbers."""
 
+MAX_PEAKS = 10
+"""Largest number of fibre orientations in a label: methods tell fewer apart. ``crossings`` counts more than 3 as 3."""
+
+LONGEST = 1e6
+"""Longest component of a peak, so that its length does not overflow."""
+
 MOST_OUTSIDE = 0.5
 """Largest share of a mask or a label that may lie where nothing belongs to it. A tissue map of a T1 covers the head
 where the brain mask of a cut-off scan ends; a map of another scan lies elsewhere."""
@@ -49,10 +55,20 @@ RULES = {
     "white_matter": MASK,
     "tissue": Rule(f"whole numbers from 0 to {len(TISSUES) - 1}", _whole(0, len(TISSUES) - 1)),
     "tissue_prob": Rule("probabilities from 0 to 1", _between(0.0, 1.0, ROUNDING)),
-    "nufo": Rule("whole numbers of at least 0", _whole(0, torch.inf)),
-    "peak": Rule("vectors", torch.isfinite),
+    "nufo": Rule(f"whole numbers from 0 to {MAX_PEAKS}", _whole(0, MAX_PEAKS)),
+    "peak": Rule(f"vectors of components from -{LONGEST:g} to {LONGEST:g}", _between(-LONGEST, LONGEST)),
 }
 """Rule of each key. A peak may have any length: its direction counts."""
+
+
+PLACES = (
+    ("mask", "image", "where the scan has no signal"),
+    ("mask", "b0", "where the b0 has no signal"),
+    ("tissue", "mask", "outside the brain mask"),
+    ("white_matter", "mask", "outside the brain mask"),
+    ("white_matter", "peak", "where there is no peak"),
+)
+"""Key of an image, key of the one within which it lies, and what is said of it elsewhere."""
 
 
 def count_not_finite(image: torch.Tensor) -> int:
@@ -64,8 +80,9 @@ class RequireValuesd(MapTransform):
     """Refuse images of a prepared scan that hold other values than ``prepare`` and ``label`` write.
 
     All have to be finite, because one NaN makes all weights of a network NaN. Those of a key in ``RULES`` have to keep
-    its rule and not be 0 everywhere. A brain mask has to lie where the image has a signal, and a label of tissue or
-    white matter within the mask, each with at least half of its voxels.
+    its rule and not be 0 everywhere, nor may a volume of the image be. A brain mask has to lie where the image and the
+    b0 have a signal, a label of tissue or white matter within the mask, and white matter where there are peaks, each
+    with at least half of its voxels.
 
     Args:
         keys: images, ``(C, X, Y, Z)``.
@@ -91,13 +108,9 @@ class RequireValuesd(MapTransform):
         keys = list(self.key_iterator(data))
         for key in keys:
             _check_values(_name(data, key), torch.as_tensor(data[key]), RULES.get(str(key)))
-        if "mask" in keys:
-            inside = _somewhere(data["mask"])
-            for key in ("white_matter", "tissue"):
-                if key in keys:
-                    _check_place(_name(data, key), _somewhere(data[key]), inside, "outside the brain mask")
-            if "image" in keys:
-                _check_place(_name(data, "mask"), inside, _somewhere(data["image"]), "where the scan has no signal")
+        for key, other, place in PLACES:
+            if key in keys and other in keys:
+                _check_place(_name(data, key), _somewhere(data[key]), _somewhere(data[other]), place)
         return dict(data)
 
 
@@ -110,11 +123,14 @@ def _check_values(name: str, image: torch.Tensor, rule: Rule | None) -> None:
     if not holds.all():
         wrong = image[~holds]
         voxels = counted(int((~holds).any(dim=0).sum()), "voxel")
-        low, high = f"{float(wrong.min()):g}", f"{float(wrong.max()):g}"
+        # digits enough to tell 0.9999997 from 1
+        low, high = f"{float(wrong.min()):.8g}", f"{float(wrong.max()):.8g}"
         found = low if low == high else f"{low} to {high}"
         raise InputError(f"{name}: found {found} in {voxels}, expected {rule.expected}.")
     if not image.any():
         raise InputError(f"{name}: found 0 in all voxels, expected {rule.expected}.")
+    if rule is RULES["image"] and (empty := int((~image.flatten(1).any(dim=1)).sum())):
+        raise InputError(f"{name}: found 0 in all voxels of {counted(empty, 'volume')}, expected {rule.expected}.")
 
 
 def _check_place(name: str, found: torch.Tensor, where: torch.Tensor, place: str) -> None:

@@ -256,6 +256,34 @@ def initialise(
     return network
 
 
+def continue_from(
+    network: nn.Module, pretrained: str | None, preparation: Mapping[str, Any] | None, pretext: str
+) -> nn.Module:
+    """Give a network that is about to be pretrained all weights of one that was, the output layer's as well.
+
+    Args:
+        network: network that receives the weights.
+        pretrained: checkpoint of a pretraining.
+        preparation: see :func:`load_network`.
+        pretext: pretext of the pretraining that begins; the weights must have learned the same.
+
+    Returns:
+        the network.
+
+    Raises:
+        InputError: there is no checkpoint, it is refused by :func:`load_network`, or it learned another pretext.
+    """
+    if pretrained is None:
+        raise InputError("--pretrained: found none, expected the checkpoint that a pretraining goes on from.")
+    load_network(network, pretrained, preparation, "restoration")
+    known = read_checkpoint(pretrained).get("origin", {}).get("parameters", {}).get("pretext")
+    if known != pretext:
+        found = f"learned {known}" if known else "do not say their pretext"
+        raise InputError(f"{pretrained}: found weights that {found}, expected {pretext} to go on with.")
+    logger.info("initialisation: all tensors from %s", pretrained)
+    return network
+
+
 def describe_origin(pretrained: str | None) -> dict[str, str]:
     """Say what a training starts from.
 

@@ -368,6 +368,21 @@ COMPONENTS = [
         "{cohorts}/direction.pt: found a network trained on another scheme of 64 directions",
     ),
     (
+        [*FINETUNE, "continued"],
+        {},
+        "--config_file: found continued.json after finetune.json, expected it after pretrain.json;",
+    ),
+    (
+        [*PRETRAIN, "continued"],
+        {"pretrained": None},
+        "--pretrained: found none, expected the checkpoint that a pretraining goes on from.",
+    ),
+    (
+        [*PRETRAIN, "autoencoder", "continued"],
+        {"pretrained": "{cohorts}/restoration.pt"},
+        "{cohorts}/restoration.pt: found weights that do not say their pretext, expected autoencoder to go on with.",
+    ),
+    (
         [*PRETRAIN, "continued"],
         {"pretrained": "{cohorts}/direction.pt"},
         "{cohorts}/direction.pt: found a network for direction, expected one for restoration.",

@@ -76,7 +76,10 @@ def test_what_prepare_and_label_write_passes():
         ("tissue", 4.0, "found 4 in 1 voxel, expected whole numbers from 0 to 3"),
         ("tissue", -1.0, "found -1 in 1 voxel, expected whole numbers from 0 to 3"),
         ("tissue_prob", 1.5, "found 1.5 in 1 voxel, expected probabilities from 0 to 1"),
-        ("nufo", 0.5, "found 0.5 in 1 voxel, expected whole numbers of at least 0"),
+        ("nufo", 0.5, "found 0.5 in 1 voxel, expected whole numbers from 0 to 10"),
+        ("nufo", 255.0, "found 255 in 1 voxel, expected whole numbers from 0 to 10"),
+        ("mask", 0.9999997, "found 0.9999997 in 1 voxel, expected 0 and 1"),
+        ("peak", 1e30, "found 1e+30 in 1 voxel, expected vectors of components from -1e+06 to 1e+06"),
         ("peak", torch.nan, "found NaN or infinity in 1 voxel, expected numbers"),
     ],
 )
@@ -112,14 +115,27 @@ def test_an_empty_image_is_refused(key):
         RequireValuesd(key)(data)
 
 
-PLACES = {"tissue": "outside the brain mask", "mask": "where the scan has no signal"}
+def test_an_empty_volume_of_an_image_is_refused():
+    data = prepared()
+    data["image"][[3, 7]] = 0
+    with pytest.raises(InputError, match=r"^image: found 0 in all voxels of 2 volumes, expected attenuations"):
+        RequireValuesd("image")(data)
 
 
-@pytest.mark.parametrize(("key", "keys"), [("tissue", ["mask", "tissue"]), ("mask", ["image", "mask"])])
-def test_a_label_or_mask_that_lies_elsewhere_is_refused(key, keys):
+PLACES = {
+    ("mask", "image"): "where the scan has no signal",
+    ("mask", "b0"): "where the b0 has no signal",
+    ("tissue", "mask"): "outside the brain mask",
+    ("white_matter", "mask"): "outside the brain mask",
+    ("white_matter", "peak"): "where there is no peak",
+}
+
+
+@pytest.mark.parametrize(("key", "other"), PLACES)
+def test_a_label_or_mask_that_lies_elsewhere_is_refused(key, other):
     data = prepared()
     data[key] = data[key].roll(1, dims=1)  # the brain is 2 voxels wide, so half of it still overlaps
-    RequireValuesd(keys)(data)
+    RequireValuesd([key, other])(data)
     data[key] = data[key].roll(1, dims=3)  # and 3 of 4 voxels high
-    with pytest.raises(InputError, match=rf"^{key}: found 62% of it {PLACES[key]}, expected at most 50%"):
-        RequireValuesd(keys)(data)
+    with pytest.raises(InputError, match=rf"^{key}: found 62% of it {PLACES[key, other]}, expected at most 50%"):
+        RequireValuesd([key, other])(data)

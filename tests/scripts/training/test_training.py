@@ -22,7 +22,8 @@ from scripts.io.files import read_json, write_json
 from scripts.training.checkpoints import LARGEST
 from scripts.training.losses import MaskedL1Loss
 from scripts.training.seeds import EpochSeed
-from scripts.training.weights import read_checkpoint
+from scripts.training.weights import continue_from, read_checkpoint
+from transforms.errors import InputError
 
 CONFIGS = Path(__file__).parents[3] / "bundle" / "configs"
 
@@ -243,6 +244,9 @@ def test_a_continued_training_begins_with_all_given_weights_and_says_so(training
     parameters = continued["origin"]["parameters"]
     assert parameters["initialisation"] == parameters["pretext"] == "artifact_removal"
     assert parameters["pretrained_run"] == given["origin"]["mlflow_run"]
+    path, network = str(folder / "straight" / "model.pt"), trainings[1].get_parsed_content("network_def")
+    with pytest.raises(InputError, match="found weights that learned artifact_removal, expected autoencoder to go on"):
+        continue_from(network, path, None, "autoencoder")
 
 
 def _history(trainings, name, metric):
