@@ -32,10 +32,12 @@ class Rule(NamedTuple):
     Attributes:
         expected: values, for messages.
         holds: whether each value is one of these.
+        every_volume: whether none of its volumes may be 0 everywhere, and not only the image as a whole.
     """
 
     expected: str
     holds: Callable[[torch.Tensor], torch.Tensor]
+    every_volume: bool = False
 
 
 def _between(low: float, high: float, rounding: float = 0.0) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -49,7 +51,7 @@ def _whole(low: float, high: float) -> Callable[[torch.Tensor], torch.Tensor]:
 MASK = Rule("0 and 1", _whole(0, 1))
 
 RULES = {
-    "image": Rule("attenuations from 0 to 1", _between(0.0, 1.0, ROUNDING)),
+    "image": Rule("attenuations from 0 to 1", _between(0.0, 1.0, ROUNDING), every_volume=True),
     "b0": Rule("a signal of at least 0", _between(0.0, torch.inf)),
     "mask": MASK,
     "white_matter": MASK,
@@ -59,7 +61,6 @@ RULES = {
     "peak": Rule(f"vectors of components from -{LONGEST:g} to {LONGEST:g}", _between(-LONGEST, LONGEST)),
 }
 """Rule of each key. A peak may have any length: its direction counts."""
-
 
 PLACES = (
     ("mask", "image", "where the scan has no signal"),
@@ -127,10 +128,10 @@ def _check_values(name: str, image: torch.Tensor, rule: Rule | None) -> None:
         low, high = f"{float(wrong.min()):.8g}", f"{float(wrong.max()):.8g}"
         found = low if low == high else f"{low} to {high}"
         raise InputError(f"{name}: found {found} in {voxels}, expected {rule.expected}.")
-    if not image.any():
-        raise InputError(f"{name}: found 0 in all voxels, expected {rule.expected}.")
-    if rule is RULES["image"] and (empty := int((~image.flatten(1).any(dim=1)).sum())):
-        raise InputError(f"{name}: found 0 in all voxels of {counted(empty, 'volume')}, expected {rule.expected}.")
+    empty = ~image.flatten(1).any(dim=1)
+    if empty.all() or (rule.every_volume and empty.any()):
+        place = "" if empty.all() else f" of {counted(int(empty.sum()), 'volume')}"
+        raise InputError(f"{name}: found 0 in all voxels{place}, expected {rule.expected}.")
 
 
 def _check_place(name: str, found: torch.Tensor, where: torch.Tensor, place: str) -> None:

@@ -235,7 +235,7 @@ _edited("NaN in a prepared image", "desc-attenuation_dwi", _with_nan)
 _edited("a prepared image times 1000", "desc-attenuation_dwi", lambda voxels: voxels * 1000)
 _edited("an empty mask of a prepared scan", "desc-brain_mask", lambda voxels: voxels * 0)
 _edited(
-    "a mask of a prepared scan that moved by half the image", "desc-brain_mask", lambda voxels: np.roll(voxels, 19, 0)
+    "a mask of a prepared scan that moved by half of the image", "desc-brain_mask", lambda mask: np.roll(mask, 19, 0)
 )
 
 
