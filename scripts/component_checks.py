@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import inspect
 import itertools
-import json
 import pydoc
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -47,8 +46,14 @@ COMPONENT = ('a component as {"_target_": ...}', 'components as {"_target_": ...
 
 
 def references(config: Any) -> list[str]:
-    """List the ids that a part of a config refers to, with ``::`` between their words."""
-    return [found.replace("#", "::") for found in REFERENCE.findall(json.dumps(config, default=str))]
+    """List the ids that a part of a config refers to, with ``::`` between their words.
+
+    A text refers to others where it is a reference or code; a path may hold an ``@`` as well.
+    """
+    if isinstance(config, str):
+        found = REFERENCE.findall(config) if config.startswith(("@", "$")) else []
+        return [name.replace("#", "::") for name in found]
+    return [name for _, part in _parts(config) for name in references(part)]
 
 
 def nearest(name: str, known: Collection[str]) -> str:

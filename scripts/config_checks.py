@@ -47,6 +47,9 @@ UNREFERRED = {
 OF_PAPER = {"encoding", "direction_losses", "preset", "gain", "clean_share"}
 """Ids that ``paper.json`` sets or replaces for trainings of all kinds, and that one kind has no use for."""
 
+MISSING = object()
+"""A value that no config has."""
+
 FIRST, LAST = "imports", "run"
 """Ids with which each self-contained config begins and ends."""
 
@@ -146,10 +149,11 @@ def check_config() -> None:
     run = "" if workflow is None else str(workflow.run_id)
     if workflow is not None:
         _check_run(run, config)
-    _check_order(config)
+    _check_files(config)
     check_components(parser, VALUES)
     _check_ids(config)
     _take_as_typed(parser)
+    _check_references(parser)
     # whether mixed precision is used depends on the device
     for name in ("device", "cache_device"):
         if name in config:
@@ -181,19 +185,20 @@ def _check_run(run: str, config: Mapping[str, Any]) -> None:
         raise InputError(f"run {run}: expected one of {', '.join(there)} with these configs{nearest(run, there)}")
 
 
-def _check_order(config: Mapping[str, Any]) -> None:
-    """Refuse an overlay of another config, or before its own, which would undo it; ids keep the order of the files."""
-    if "label_keys" in config and "continue_from" in json.dumps(config.get("initialised"), default=str):
-        raise InputError(
-            "--config_file: found continued.json after finetune.json, expected it after pretrain.json; "
-            "a fine-tuning starts from --pretrained FILE."
-        )
+def _check_files(config: Mapping[str, Any]) -> None:
+    """Refuse an overlay before its own config, which would undo it, and a fine-tuning without the overlay of its task.
+
+    Ids keep the order of the files.
+    """
     before = list(itertools.takewhile(lambda name: name != FIRST, (name for name in config if name != "_meta_")))
     if before and FIRST in config:
         raise InputError(
             f"--config_file: found {before[0]} before the {FIRST} of a whole config, which would undo it, "
             "expected the whole config first and overlays after it."
         )
+    if config.get("task", "") is None:
+        overlays = ", ".join(f"{task}.json" for task in TASKS)
+        raise InputError(f"--config_file: found finetune.json without a task, expected one of {overlays} after it.")
 
 
 def _check_ids(config: Mapping[str, Any]) -> None:
@@ -213,6 +218,18 @@ def _check_ids(config: Mapping[str, Any]) -> None:
         if name not in used:
             known = sorted(used & {*config, *nested})
             raise InputError(f"--{name}: found an id that nothing in these configs uses{nearest(name, known)}")
+
+
+def _check_references(parser: ConfigParser) -> None:
+    """Refuse a reference to an id that no config has, as in an overlay after a config of another kind."""
+    config = parser.get()
+    for name, part in config.items():
+        for reference in dict.fromkeys(references(part)):
+            if parser.get(reference, MISSING) is MISSING:
+                raise InputError(
+                    f"--{name}: found a reference to {reference}, an id that none of these configs has, expected one "
+                    "that they have; an overlay is of use only after the config that it is made for."
+                )
 
 
 def _after(last: str, names: Iterable[str]) -> list[str]:
@@ -249,9 +266,6 @@ def _check_values(parser: ConfigParser) -> dict[str, Any]:
         value = values[name] = parser.get_parsed_content(name)
         if kind.fits(value):
             continue
-        if name == "task" and value is None:
-            overlays = ", ".join(f"{task}.json" for task in TASKS)
-            raise InputError(f"--config_file: found finetune.json without a task, expected one of {overlays} after it.")
         hint = ""
         if isinstance(value, str) and _reads_as_number(value):
             hint = "; in YAML, write 1.0e-4 and not 1e-4"

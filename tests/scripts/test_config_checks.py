@@ -370,7 +370,17 @@ COMPONENTS = [
     (
         [*FINETUNE, "continued"],
         {},
-        "--config_file: found continued.json after finetune.json, expected it after pretrain.json;",
+        "--initialised: found a reference to preparation, an id that none of these configs has, expected one",
+    ),
+    (
+        PRETRAIN,
+        {"loss": "@losses"},
+        "--loss: found a reference to losses, an id that none of these configs has, expected one",
+    ),
+    (
+        PRETRAIN,
+        {"train::trainer::loss_function": "$@train::los"},
+        "--train: found a reference to train::los, an id that none of these configs has, expected one",
     ),
     (
         [*PRETRAIN, "continued"],
