@@ -85,11 +85,18 @@ class Work:
                 **leading_metric(runs[0]),
                 **{"setting": checksum([self.plan.protocol, setting]), "protocol": self.plan.protocol},
                 **{"order": str(list(ARMS).index(setting[1])), "rate": ", ".join(rates)},
-                "rates": ", ".join(f"{rate:g}" for rate in self.settings.rates),
+                "tried": json.dumps(self._tried(runs)),
                 "runs": json.dumps({run.repetition: run.key[:KEY_LENGTH] for run in runs}),
             }
             self.parents[setting] = self.store.parent(name_of(tags), tags, update)
         self.store.set_protocol(self.plan.protocol, self.plan.truths)
+
+    def _tried(self, runs: Sequence[Run]) -> dict[str, dict[str, str]]:
+        """Return the runs by which a rate is chosen, by fold and rate."""
+        return {
+            fold: {f"{run.values['learning_rate']:g}": run.key[:KEY_LENGTH] for run in several}
+            for (*_, fold), several in candidates(self.plan, runs, self.settings.rates).items()
+        }
 
     def forget_lost_weights(self) -> None:
         """Have a pretraining done again whose weights are gone, if a run needs them."""
@@ -177,12 +184,13 @@ def with_best_rates(settings: Settings, plan: Plan, runs: Sequence[Run], store: 
 
 
 def _best_rate(runs: Sequence[Run], trained: Mapping[str, TrackedRun], store: Store) -> float:
+    """Return the rate of the best validation, the first of equals; the first of all where none is trained."""
     leading = leading_metric(runs[0])
-    sign = -1.0 if leading["lower_is_better"] == "true" else 1.0
+    lower = leading["lower_is_better"] == "true"
     scores = {}
     for run in runs:
-        values = store.history(trained[run.key], leading["metric"]).values() if run.key in trained else ()
-        scores[float(run.values["learning_rate"])] = max((sign * value for value in values), default=-math.inf)
+        best = store.best(trained[run.key], leading["metric"], lower) if run.key in trained else math.nan
+        scores[float(run.values["learning_rate"])] = -math.inf if math.isnan(best) else -best if lower else best
     return max(scores, key=lambda rate: scores[rate])
 
 

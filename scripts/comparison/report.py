@@ -97,6 +97,7 @@ def write_report(out: Path) -> Path:
         "truth": truth_means(results),
         "curves": results.curves,
         "learning": learning(results),
+        "rates": results.rates,
         "artifacts": results.artifacts,
         "settings": results.settings,
     }

@@ -22,11 +22,12 @@ PLACE = ["task", "train_size", "initialisation"]
 SCANS = ["task", "train_size", "initialisation", "fold", "seed", "subject", "scan", "metric", "class", "value"]
 BASELINES = ["task", "train_size", "fold", "method", "subject", "scan", "metric", "class", "value"]
 CURVES = ["task", "train_size", "initialisation", "fold", "seed", "epoch", "step", "metric", "value"]
+RATES = ["task", "train_size", "initialisation", "fold", "rate", "metric", "value", "chosen"]
 ARTIFACTS = ["initialisation", "artifact", "scan", "error_before", "error_after"]
 
 TABLES = {
     **{"scans": SCANS, "baselines": BASELINES, "scans_by_truth": SCANS, "baselines_by_truth": BASELINES},
-    **{"curves": CURVES, "artifacts": ARTIFACTS},
+    **{"curves": CURVES, "rates": RATES, "artifacts": ARTIFACTS},
 }
 """Columns of each table."""
 
@@ -43,6 +44,7 @@ class Results:
         scans_by_truth: as ``scans``, against the truth; empty where it was not asked for.
         baselines_by_truth: as ``baselines``, against the truth.
         curves: losses and metrics by epoch, ``CURVES``; the metrics are those of validation subjects.
+        rates: best validation of the first seed at each learning rate that was tried, ``RATES``.
         artifacts: errors of the pretrained networks before and after, ``ARTIFACTS``.
         pictures: PNG of one test subject by task and initialisation.
         missing: a sentence for all that was planned and is not there.
@@ -55,6 +57,7 @@ class Results:
     scans_by_truth: pd.DataFrame
     baselines_by_truth: pd.DataFrame
     curves: pd.DataFrame
+    rates: pd.DataFrame
     artifacts: pd.DataFrame
     pictures: dict[tuple[str, str], bytes] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
@@ -96,8 +99,7 @@ def read_results(store: Store) -> Results:
     if not parents:
         raise InputError(f"{store.uri}: found no comparison, expected that of 'python -m scripts compare'.")
     parents.sort(key=lambda run: _order(run.data.tags))
-    complete = {key[:KEY_LENGTH]: run for key, run in store.complete().items()}
-    reader = _Reader(store, complete)
+    reader = _Reader(store)
     for parent in parents:
         reader.add(parent.data.tags)
     reader.add_artifacts()
@@ -115,10 +117,11 @@ def _repetition(seed: int, fold: int) -> str:
 class _Reader:
     """Collect the rows of the tables, setting by setting."""
 
-    def __init__(self, store: Store, complete: Mapping[str, TrackedRun]) -> None:
-        self.store, self.complete = store, complete
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.complete = {key[:KEY_LENGTH]: run for key, run in store.complete().items()}
+        self.trained = {key[:KEY_LENGTH]: run for key, run in store.trained().items()}
         self.truths = store.truths()
-        self.by_id = {run.info.run_id: run for run in complete.values()}
         self.settings: list[dict[str, Any]] = []
         self.tables: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
         self.pictures: dict[tuple[str, str], bytes] = {}
@@ -147,16 +150,37 @@ class _Reader:
             self._add_run(run, {**place, "fold": fold, "seed": seed}, by_truth)
         if not found:
             self.missing.append(f"{name}: no run is complete, so it is left out of all tables.")
-        elif "," in (rates := tags.get("rates", "")):
-            tried, chosen = ({float(rate) for rate in text.split(",")} for text in (rates, tags["rate"]))
-            for which, limit in (("lowest", min(tried)), ("highest", max(tried))):
-                if limit in chosen:
-                    self.limits.setdefault((which, limit), []).append(name)
         lower = tags["lower_is_better"] == "true"
+        rates = self._add_rates(json.loads(tags.get("tried", "{}")), planned, tags["metric"], lower, place)
+        if found and rates["rate"].nunique() > 1:
+            for which, limit in (("lowest", rates["rate"].min()), ("highest", rates["rate"].max())):
+                if rates["chosen"][rates["rate"] == limit].any():
+                    self.limits.setdefault((which, limit), []).append(name)
         self.settings.append(
             {**place, "metric": tags["metric"], "lower_is_better": lower, "rate": tags["rate"]}
             | {"planned": len(planned), "complete": found}
         )
+
+    def _add_rates(
+        self,
+        tried: Mapping[str, Mapping[str, str]],
+        planned: Mapping[str, str],
+        metric: str,
+        lower: bool,
+        place: Mapping[str, Any],
+    ) -> pd.DataFrame:
+        """Add the rates that were tried, by the keys of the runs that tried them, and return them."""
+        rows = [
+            {**place, "fold": int(fold), "rate": float(rate), "metric": metric}
+            | {"value": self.store.best(self.trained[key], metric, lower), "chosen": key in planned.values()}
+            for fold, keys in tried.items()
+            for rate, key in keys.items()
+            if key in self.trained
+        ]
+        table = pd.DataFrame(rows, columns=RATES)
+        if rows:
+            self.tables["rates"].append(table)
+        return table
 
     def _add_run(self, run: TrackedRun, place: Mapping[str, Any], by_truth: bool) -> None:
         run_id, tags = run.info.run_id, run.data.tags

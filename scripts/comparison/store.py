@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -63,6 +64,11 @@ class Store:
         """Return the values of a metric by epoch; a resumed training may have sent one twice, and the last counts."""
         points = self.client.get_metric_history(run.info.run_id, metric)
         return {point.step: point.value for point in sorted(points, key=lambda point: (point.step, point.timestamp))}
+
+    def best(self, run: TrackedRun, metric: str, lower_is_better: bool) -> float:
+        """Return the best value of a metric over the epochs, NaN where there is none."""
+        values = self.history(run, metric).values()
+        return (min if lower_is_better else max)(values, default=math.nan)
 
     def parent(self, name: str, tags: Mapping[str, str], update: bool = True) -> str:
         """Find or make the parent run of a setting, and return its id.

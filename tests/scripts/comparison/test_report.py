@@ -136,6 +136,25 @@ def test_a_best_rate_at_the_end_of_the_range_is_said(settings, made_up, tmp_path
     assert ("segmentation, random, train size 1): beyond it" in page) == bool(which)
 
 
+@pytest.mark.parametrize(("task", "last"), [("segmentation", 0.6), ("direction", 0.3)])
+def test_the_rates_that_were_tried_stand_in_a_table(settings, made_up, tmp_path, tables_alone, task, last):
+    # made up: a tenth of the epoch, and what the rate adds; less is better in degrees
+    made_up["rate"] = {0.003: 0.25 if task == "segmentation" else -0.25, 0.01: 0.125}
+    run_comparison(settings(tasks=(task,), arms=("random",), folds=2, rates=(0.01, 0.001, 0.003)))
+    page = write_report(tmp_path).read_text()
+    found = table(tmp_path, "rates")
+    assert found.fold.to_list() == [0, 0, 0, 1, 1, 1]
+    assert found.rate.to_list() == [0.01, 0.001, 0.003] * 2
+    assert found.value.to_list() == pytest.approx([last + 0.125, last, last + made_up["rate"][0.003]] * 2)
+    assert found.chosen.to_list() == [False, False, True] * 2
+    assert "Learning rates</h3>" in page
+
+
+def test_without_rates_the_table_of_them_is_empty(whole):
+    assert table(whole, "rates").empty
+    assert "Learning rates</h3>" not in (whole / "report.html").read_text()
+
+
 def test_what_is_missing_is_said(settings, made_up, tmp_path):
     made_up["failing"] = {
         "pretraining autoencoder": InputError("no memory."),
