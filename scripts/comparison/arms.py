@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _ARTIFACTS = "transforms.artifacts."
+_HEAD_FIRST = {"new_epochs": "$0.1 * @max_epochs"}
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ ARMS = {
     "physical": Arm(pretraining={"preset": "physical"}),
     "light": Arm(pretraining={"preset": "light"}),
     "strong": Arm(pretraining={"preset": "strong"}),
-    # levers of the transfer; they share the pretraining of artifact_removal
-    "head_first": Arm(fine_tuning={"new_epochs": "$0.1 * @max_epochs"}),
+    # levers of the transfer; they share the pretraining of artifact_removal or of the autoencoder
+    "head_first": Arm(fine_tuning=_HEAD_FIRST),
+    "autoencoder_head_first": Arm(("autoencoder",), fine_tuning=_HEAD_FIRST),
     "encoder_only": Arm(fine_tuning={"transferred_layers": ["projection", "encoder"]}),
     "slow_transfer": Arm(fine_tuning={"transferred_rate": 0.1}),
 }

@@ -29,8 +29,11 @@ FEW = 8
 """Subjects below which an interval is called too narrow: with 5, it holds the true mean in about 85 of 100 trials."""
 
 REFERENCES = {
-    "artifact_removal": ("random", "random_long", "autoencoder", "autoencoder_without_skips"),
-    **dict.fromkeys(("head_first", "encoder_only", "slow_transfer"), ("random", "artifact_removal")),
+    "artifact_removal": ("random", "random_long", "autoencoder", "autoencoder_without_skips", "masked"),
+    **dict.fromkeys(("undersampling", "physical", "light", "strong"), ("random", "artifact_removal")),
+    **dict.fromkeys(("encoder_only", "slow_transfer"), ("random", "artifact_removal")),
+    "head_first": ("random", "artifact_removal", "autoencoder_head_first"),
+    "autoencoder_head_first": ("random", "autoencoder"),
 }
 """What an initialisation is compared with; any other than these with ``random`` alone."""
 

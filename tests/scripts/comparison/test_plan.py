@@ -89,6 +89,9 @@ def test_levers_of_the_transfer_share_one_pretraining(settings):
     plan = make_plan(settings(arms=("artifact_removal", "head_first", "encoder_only", "slow_transfer")))
     assert len(set(plan.pretrainings.values())) == 1
     assert len({run.key for run in plan.fine_tunings}) == 2 * 4
+    plan = make_plan(settings(arms=("autoencoder", "autoencoder_head_first")))
+    assert len(set(plan.pretrainings.values())) == 1
+    assert len({run.key for run in plan.fine_tunings}) == 2 * 2
 
 
 @pytest.mark.parametrize("arm", ARMS)

@@ -232,6 +232,14 @@ def test_the_leading_metrics_of_all_tasks_are_one_family_and_each_other_metric_i
 
 def test_what_is_compared_with_what():
     assert list(contrasts(["random", "masked"])) == [("masked", "random")]
+    assert list(contrasts(["artifact_removal", "masked", "undersampling"])) == [
+        ("artifact_removal", "masked"),
+        ("undersampling", "artifact_removal"),
+    ]
+    assert list(contrasts(["autoencoder", "head_first", "autoencoder_head_first"])) == [
+        ("head_first", "autoencoder_head_first"),
+        ("autoencoder_head_first", "autoencoder"),
+    ]
     assert list(contrasts(["random", "artifact_removal", "random_long"])) == [
         ("artifact_removal", "random"),
         ("artifact_removal", "random_long"),
