@@ -114,6 +114,34 @@ def _points(axis: Axes, place: float, values: np.ndarray, colour: tuple[float, f
     axis.errorbar([place], [values.mean()], errors, fmt="_", color="black", capsize=3, markersize=14)
 
 
+def differences(results: Results, statistics: pd.DataFrame) -> Figure:
+    """Draw the paired difference of each contrast of the leading metrics with its interval, where there is one.
+
+    Args:
+        results: of the comparison.
+        statistics: contrasts, as ``scripts.comparison.statistics.compare`` gives them.
+    """
+    tasks, sizes = results.settings["task"].unique(), sorted(results.settings["train_size"].unique())
+    leading = statistics[statistics["family"] == "leading"]
+    names = list(dict.fromkeys(zip(leading["initialisation"], leading["reference"], strict=True)))
+    figure = Figure(figsize=(WIDTH * (len(tasks) + 0.5), (0.3 * len(names) + 1) * len(sizes)), layout="constrained")
+    axes = figure.subplots(len(sizes), len(tasks), squeeze=False, sharex="col", sharey=True)
+    for line, task in zip(axes.T, tasks, strict=True):
+        for axis, size in zip(line, sizes, strict=True):
+            here = leading[(leading["task"] == task) & (leading["train_size"] == size)]
+            here = here.set_index(["initialisation", "reference"]).reindex(names)
+            for place, (_, row) in enumerate(here.iterrows()):
+                clear = row["low"] > 0 or row["high"] < 0
+                axis.plot([row["low"], row["high"]], [place, place], color="black", linewidth=1)
+                axis.plot(row["difference"], place, "o", color="black", markerfacecolor="black" if clear else "white")
+            axis.axvline(0, color="grey", linewidth=0.8)
+            axis.set_yticks(range(len(names)), [f"{first} - {second}" for first, second in names])
+            better = "left" if results.lower_is_better[task] else "right"
+            axis.set(title=f"{task}, train size {size}", xlabel=f"{results.tested[task]}: better to the {better}")
+    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
+    return figure
+
+
 def score_by_subjects(results: Results) -> Figure:
     """Draw the mean test score with its interval against the number of training subjects."""
     scores = _leading_scores(results)

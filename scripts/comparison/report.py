@@ -119,6 +119,9 @@ def write_report(out: Path) -> Path:
         pictures={key: base64.b64encode(data).decode() for key, data in results.pictures.items()},
         alpha=ALPHA,
         confidence=CONFIDENCE,
+        differences=Markup(save_figure(figures.differences(results, statistics), folder / "differences"))
+        if len(statistics)
+        else None,
         artifact_means=figures.artifact_means(results.artifacts),
     )
     write_text(out / "report.html", page)

@@ -48,11 +48,19 @@ def tables_alone(monkeypatch):
 def test_the_report_needs_nothing_else_and_is_the_same_each_time(whole):
     first = written(whole)
     names = {str(name) for name in first}
-    for figure in ("validation_loss", "test_scores", "score_by_subjects", "score_by_step", "loss_gap", "removal"):
+    for figure in (
+        "differences",
+        "validation_loss",
+        "test_scores",
+        "score_by_subjects",
+        "score_by_step",
+        "loss_gap",
+        "removal",
+    ):
         assert {f"report/{figure}.svg", f"report/{figure}.png"} <= names
     page = (whole / "report.html").read_text()
     assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]+"', page)
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 7
     # a picture for each task and initialisation
     assert page.count("data:image/png") == 9 + page.count('xlink:href="data:image/png')
     assert "What is missing" not in page
