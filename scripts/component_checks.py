@@ -48,12 +48,17 @@ COMPONENT = ('a component as {"_target_": ...}', 'components as {"_target_": ...
 def references(config: Any) -> list[str]:
     """List the ids that a part of a config refers to, with ``::`` between their words.
 
-    A text refers to others where it is a reference or code; a path may hold an ``@`` as well.
+    A text refers to others where the whole of it is a reference, or where it is code. Other texts may hold an ``@``.
     """
     if isinstance(config, str):
-        found = REFERENCE.findall(config) if config.startswith(("@", "$")) else []
-        return [name.replace("#", "::") for name in found]
+        code = config.startswith("$")
+        return [name.replace("#", "::") for name in (REFERENCE.findall if code else _whole)(config)]
     return [name for _, part in _parts(config) for name in references(part)]
+
+
+def _whole(text: str) -> list[str]:
+    match = REFERENCE.fullmatch(text)
+    return [match[1]] if match else []
 
 
 def nearest(name: str, known: Collection[str]) -> str:

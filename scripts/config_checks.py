@@ -224,6 +224,8 @@ def _check_references(parser: ConfigParser) -> None:
     """Refuse a reference to an id that no config has, as in an overlay after a config of another kind."""
     config = parser.get()
     for name, part in config.items():
+        if name == "_meta_":  # texts for people
+            continue
         for reference in dict.fromkeys(references(part)):
             if parser.get(reference, MISSING) is MISSING:
                 raise InputError(

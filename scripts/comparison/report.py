@@ -109,6 +109,13 @@ def write_report(out: Path) -> Path:
         for name, (title, hint, function) in FIGURES.items()
         if name != "removal" or len(results.artifacts)
     }
+    differences = None
+    if len(statistics) and (statistics["family"] == "leading").any():
+        differences = Markup(save_figure(figures.differences(results, statistics), folder / "differences"))
+    for name in {*FIGURES, "differences"} - {*drawn, "differences" if differences else ""}:
+        # an earlier report may have had more to draw
+        for ending in (".svg", ".png"):
+            (folder / f"{name}{ending}").unlink(missing_ok=True)
     environment = Environment(loader=PackageLoader("scripts.comparison", "."), autoescape=select_autoescape())
     environment.filters["number"] = number
     page = environment.get_template("report.html").render(
@@ -119,9 +126,7 @@ def write_report(out: Path) -> Path:
         pictures={key: base64.b64encode(data).decode() for key, data in results.pictures.items()},
         alpha=ALPHA,
         confidence=CONFIDENCE,
-        differences=Markup(save_figure(figures.differences(results, statistics), folder / "differences"))
-        if len(statistics)
-        else None,
+        differences=differences,
         artifact_means=figures.artifact_means(results.artifacts),
     )
     write_text(out / "report.html", page)

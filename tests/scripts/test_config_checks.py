@@ -10,6 +10,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from scripts import config_checks
+from scripts.component_checks import references
 from scripts.errors import input_error
 from scripts.network import BrainUNet
 from scripts.training.checkpoints import write_checkpoint
@@ -408,6 +409,21 @@ def test_what_cannot_be_made_is_refused_before_any_work(refusal, cohorts, names,
         key: value.format(cohorts=cohorts) if "{cohorts}" in str(value) else value for key, value in values.items()
     }
     assert refusal(names, **values).startswith(sentence.replace("{cohorts}", str(cohorts)))
+
+
+def test_a_text_refers_to_ids_where_the_whole_of_it_does_or_where_it_is_code():
+    config = {
+        "a": "@train::trainer",
+        "b": ["$@seed + len(@names)", {"c": "@x#1"}],
+        "d": "postgresql://user:word@host/db",
+        "e": "@my-id",
+        "f": "./@data",
+    }
+    assert references(config) == ["train::trainer", "seed", "names", "x::1"]
+
+
+def test_texts_for_people_refer_to_nothing(initialize, cohorts):
+    initialize(PRETRAIN, run_id="training", **{"_meta_::contact": "$@somebody"})
 
 
 RESUMED = [

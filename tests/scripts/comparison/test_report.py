@@ -158,6 +158,20 @@ def test_the_rates_that_were_tried_stand_in_a_table(settings, made_up, tmp_path,
     assert "Learning rates</h3>" in page
 
 
+def test_what_is_no_longer_drawn_does_not_stay(settings, made_up, tmp_path):
+    run_comparison(settings(arms=("random",)))
+    stale = [
+        tmp_path / "report" / f"{name}.{ending}" for name in ("differences", "removal") for ending in ("svg", "png")
+    ]
+    (tmp_path / "report").mkdir()
+    for path in stale:
+        path.touch()
+    page = write_report(tmp_path).read_text()
+    assert not [path for path in stale if path.exists()]
+    assert (tmp_path / "report" / "test_scores.svg").is_file()
+    assert 'id="differences"' not in page
+
+
 def test_without_rates_the_table_of_them_is_empty(whole):
     assert table(whole, "rates").empty
     assert "Learning rates</h3>" not in (whole / "report.html").read_text()
