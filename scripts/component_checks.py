@@ -51,14 +51,9 @@ def references(config: Any) -> list[str]:
     A text refers to others where the whole of it is a reference, or where it is code. Other texts may hold an ``@``.
     """
     if isinstance(config, str):
-        code = config.startswith("$")
-        return [name.replace("#", "::") for name in (REFERENCE.findall if code else _whole)(config)]
+        found = [match for match in REFERENCE.finditer(config) if config.startswith("$") or match[0] == config]
+        return [match[1].replace("#", "::") for match in found]
     return [name for _, part in _parts(config) for name in references(part)]
-
-
-def _whole(text: str) -> list[str]:
-    match = REFERENCE.fullmatch(text)
-    return [match[1]] if match else []
 
 
 def nearest(name: str, known: Collection[str]) -> str:

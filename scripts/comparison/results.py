@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -151,7 +152,7 @@ class _Reader:
         if not found:
             self.missing.append(f"{name}: no run is complete, so it is left out of all tables.")
         lower = tags["lower_is_better"] == "true"
-        rates = self._add_rates(json.loads(tags.get("tried", "{}")), planned, tags["metric"], lower, place)
+        rates = self._add_rates(tags, planned, place)
         if found and rates["rate"].nunique() > 1:
             for which, limit in (("lowest", rates["rate"].min()), ("highest", rates["rate"].max())):
                 if rates["chosen"][rates["rate"] == limit].any():
@@ -161,22 +162,15 @@ class _Reader:
             | {"planned": len(planned), "complete": found}
         )
 
-    def _add_rates(
-        self,
-        tried: Mapping[str, Mapping[str, str]],
-        planned: Mapping[str, str],
-        metric: str,
-        lower: bool,
-        place: Mapping[str, Any],
-    ) -> pd.DataFrame:
-        """Add the rates that were tried, by the keys of the runs that tried them, and return them."""
-        rows = [
-            {**place, "fold": int(fold), "rate": float(rate), "metric": metric}
-            | {"value": self.store.best(self.trained[key], metric, lower), "chosen": key in planned.values()}
-            for fold, keys in tried.items()
-            for rate, key in keys.items()
-            if key in self.trained
-        ]
+    def _add_rates(self, tags: Mapping[str, str], planned: Mapping[str, str], place: Mapping[str, Any]) -> pd.DataFrame:
+        """Add the rates of a setting that were tried, and return them; one whose run did not end has no value."""
+        metric, lower = tags["metric"], tags["lower_is_better"] == "true"
+        rows = []
+        for fold, keys in json.loads(tags.get("tried", "{}")).items():
+            for rate, key in keys.items():
+                value = self.store.best(self.trained[key], metric, lower) if key in self.trained else math.nan
+                row = {**place, "fold": int(fold), "rate": float(rate), "metric": metric, "value": value}
+                rows.append({**row, "chosen": key in planned.values()})
         table = pd.DataFrame(rows, columns=RATES)
         if rows:
             self.tables["rates"].append(table)

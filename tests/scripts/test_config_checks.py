@@ -422,7 +422,7 @@ def test_a_text_refers_to_ids_where_the_whole_of_it_does_or_where_it_is_code():
     assert references(config) == ["train::trainer", "seed", "names", "x::1"]
 
 
-def test_texts_for_people_refer_to_nothing(initialize, cohorts):
+def test_texts_for_people_refer_to_nothing(initialize):
     initialize(PRETRAIN, run_id="training", **{"_meta_::contact": "$@somebody"})
 
 

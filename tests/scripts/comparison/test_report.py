@@ -158,6 +158,17 @@ def test_the_rates_that_were_tried_stand_in_a_table(settings, made_up, tmp_path,
     assert "Learning rates</h3>" in page
 
 
+def test_a_rate_whose_training_failed_counts_as_tried(settings, made_up, tmp_path, tables_alone):
+    made_up["rate"] = {0.003: 0.5}
+    made_up["failing"] = {"rate 0.01": InputError("found NaN.")}
+    run_comparison(settings(arms=("random",), rates=(0.001, 0.003, 0.01)))
+    page = write_report(tmp_path).read_text()
+    found = table(tmp_path, "rates").set_index("rate")
+    assert found.value.isna().to_dict() == {0.001: False, 0.003: False, 0.01: True}
+    assert found.chosen.to_dict() == {0.001: False, 0.003: True, 0.01: False}
+    assert "of the rates that were tried, and the best in" not in page
+
+
 def test_what_is_no_longer_drawn_does_not_stay(settings, made_up, tmp_path):
     run_comparison(settings(arms=("random",)))
     stale = [
