@@ -19,6 +19,7 @@ from scripts.comparison.results import Results, read_results
 from scripts.comparison.statistics import ALPHA, CONFIDENCE, compare, mean_of_scans, subject_scores
 from scripts.comparison.store import open_store
 from scripts.io.files import whole_file, write_text
+from scripts.training.metrics import lower_is_better
 
 PAPER = {
     "segmentation": ("test_macro_f1", "F1 1.4 % higher, p < 0.005"),
@@ -83,7 +84,8 @@ def write_report(out: Path) -> Path:
     """
     results = read_results(open_store(out))
     scores = subject_scores(results.scans)
-    lower = {str(metric): results.lower_is_better[task] for task, metric in _metrics(results)}
+    lower = {metric: lower_is_better(metric) for _, metric in _metrics(results)}
+    lower |= {metric: results.lower_is_better[task] for task, metric in results.tested.items()}
     statistics = compare(scores, results.initialisations, lower, results.tested)
     tables = {
         "scans": results.scans,

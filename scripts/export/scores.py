@@ -12,10 +12,8 @@ import pandas as pd
 from scripts.comparison.statistics import FEW, interval, mean_of_scans
 from scripts.io.files import read_json, sha256
 from scripts.training.evaluation_record import RECORD_FILE
+from scripts.training.metrics import lower_is_better
 from transforms.errors import InputError
-
-LOWER_IS_BETTER = ("loss", "error", "mse")
-"""Ends of the names of metrics that are better where they are lower."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ def _cells(scores: pd.DataFrame, participants: Mapping[str, str], metric: str) -
         return "no scan has it | |"
     means = scores.groupby(scores["scan"].map(participants))["value"].mean()
     low, high = interval(means.to_numpy())
-    worst = scores["value"].idxmax() if metric.endswith(LOWER_IS_BETTER) else scores["value"].idxmin()
+    worst = scores["value"].idxmax() if lower_is_better(metric) else scores["value"].idxmin()
     limits = "too few scans" if math.isnan(low) else f"{low:.4g} to {high:.4g}"
     return f"{means.mean():.4g} | {limits} | {scores.loc[worst, 'scan']} ({scores.loc[worst, 'value']:.4g})"
 

@@ -20,10 +20,18 @@ T = TypeVar("T")
 
 STATISTICS = ("mean", "median")
 
+LOWER_IS_BETTER = ("loss", "error", "mse")
+"""Ends of the names of metrics that are better where they are lower."""
+
 
 def name_on_test(metric: str) -> str:
     """Name of a validation's metric on test scans: ``test_macro_f1`` for ``val_macro_f1``."""
     return f"test_{metric.removeprefix('val_')}" if metric.startswith("val_") else metric
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a metric is better where it is lower, by its name: an error or a loss."""
+    return metric.endswith(LOWER_IS_BETTER)
 
 
 def for_test(by_name: Mapping[str, T]) -> dict[str, T]:

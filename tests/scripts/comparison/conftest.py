@@ -106,7 +106,15 @@ def score_by_truth(job, store, training):
 @pytest.fixture
 def made_up(monkeypatch):
     """Have the runs of a comparison made up; return what was asked for, and what is to fail, by a part of its name."""
-    state = {"done": [], "failing": {}, "subjects": SUBJECTS, "noise": 0.01, "rate": {}, "prefix": "test_"}
+    state = {
+        "done": [],
+        "failing": {},
+        "subjects": SUBJECTS,
+        "noise": 0.01,
+        "rate": {},
+        "prefix": "test_",
+        "loss": False,
+    }
 
     def perform(job):
         run, folder, store = job.run, job.run.folder(job.out), Store(job.out)
@@ -145,6 +153,9 @@ def made_up(monkeypatch):
                 state["noise"],
                 state["prefix"],
             )
+            if state["loss"]:
+                losses = table.assign(metric=f"{state['prefix']}loss", value=1 - table["value"])
+                table = pd.concat([table, losses])
             table.to_csv(folder / "scans.csv", index=False)
             files = [folder / "scans.csv"]
             if run.baselines:

@@ -97,6 +97,16 @@ def test_an_effect_that_is_there_is_found_and_one_that_is_not_is_not(whole):
     assert (leading[leading.initialisation == "autoencoder"].p_holm > 0.05).all()
 
 
+def test_a_lower_loss_is_better_where_a_higher_score_is(settings, made_up, tmp_path, tables_alone):
+    made_up["loss"] = True
+    run_comparison(settings(tasks=("segmentation",), arms=("random", "artifact_removal")))
+    write_report(tmp_path)
+    found = table(tmp_path, "statistics").set_index("metric")
+    assert found.difference["test_loss"] == pytest.approx(-found.difference["test_macro_f1"])
+    assert found.p_t["test_loss"] == pytest.approx(found.p_t["test_macro_f1"])
+    assert "is better than random" in found.sentence["test_loss"]
+
+
 def test_curves_and_baselines_have_their_tables(whole):
     learning = table(whole, "learning")
     assert set(learning.task) == set(TASKS)
