@@ -15,7 +15,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from scripts.comparison import figures
-from scripts.comparison.results import Results, read_results
+from scripts.comparison.results import PLACE, Results, read_results
 from scripts.comparison.statistics import ALPHA, CONFIDENCE, compare, mean_of_scans, subject_scores
 from scripts.comparison.store import open_store
 from scripts.io.files import whole_file, write_text
@@ -86,7 +86,7 @@ def write_report(out: Path) -> Path:
     scores = subject_scores(results.scans)
     lower = {metric: lower_is_better(metric) for _, metric in _metrics(results)}
     lower |= {metric: results.lower_is_better[task] for task, metric in results.tested.items()}
-    statistics = compare(scores, results.initialisations, lower, results.tested)
+    statistics = _of_planned(compare(scores, results.initialisations, lower, results.tested), results.settings)
     tables = {
         "scans": results.scans,
         "subjects": scores,
@@ -133,6 +133,18 @@ def write_report(out: Path) -> Path:
     )
     write_text(out / "report.html", page)
     return out / "report.html"
+
+
+def _of_planned(statistics: pd.DataFrame, settings: pd.DataFrame) -> pd.DataFrame:
+    """Leave out contrasts with an initialisation that nobody asked for in their task and number of subjects."""
+    if statistics.empty:
+        return statistics
+    planned = set(settings[PLACE].itertuples(index=False, name=None))
+    asked = [
+        {(row["task"], row["train_size"], row[column]) for column in ("initialisation", "reference")} <= planned
+        for _, row in statistics.iterrows()
+    ]
+    return statistics[asked].reset_index(drop=True)
 
 
 def _metrics(results: Results) -> list[tuple[str, str]]:

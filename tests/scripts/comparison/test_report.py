@@ -97,6 +97,21 @@ def test_an_effect_that_is_there_is_found_and_one_that_is_not_is_not(whole):
     assert (leading[leading.initialisation == "autoencoder"].p_holm > 0.05).all()
 
 
+def test_an_initialisation_is_compared_where_it_was_asked_for(settings, made_up, tmp_path, tables_alone):
+    run_comparison(settings(arms=("random", "artifact_removal"), tasks=("segmentation", "direction")))
+    run_comparison(settings(arms=("random", "autoencoder"), tasks=("segmentation",)))
+    write_report(tmp_path)
+    found = table(tmp_path, "statistics")
+    pairs = found.groupby("task").apply(lambda rows: set(zip(rows.initialisation, rows.reference, strict=True)))
+    assert pairs["direction"] == {("artifact_removal", "random")}
+    assert pairs["segmentation"] == {
+        ("artifact_removal", "random"),
+        ("artifact_removal", "autoencoder"),
+        ("autoencoder", "random"),
+    }
+    assert "No subject has a score of both" not in (tmp_path / "report.html").read_text()
+
+
 def test_a_lower_loss_is_better_where_a_higher_score_is(settings, made_up, tmp_path, tables_alone):
     made_up["loss"] = True
     run_comparison(settings(tasks=("segmentation",), arms=("random", "artifact_removal")))
