@@ -123,22 +123,26 @@ def differences(results: Results, statistics: pd.DataFrame) -> Figure:
     """
     tasks, sizes = results.settings["task"].unique(), sorted(results.settings["train_size"].unique())
     leading = statistics[statistics["family"] == "leading"]
-    names = list(dict.fromkeys(zip(leading["initialisation"], leading["reference"], strict=True)))
-    figure = Figure(figsize=(WIDTH * (len(tasks) + 0.5), (0.3 * len(names) + 1) * len(sizes)), layout="constrained")
-    axes = figure.subplots(len(sizes), len(tasks), squeeze=False, sharex="col", sharey=True)
+    leading = leading.set_index(["initialisation", "reference"])
+    # an initialisation may have been asked for with some numbers of training subjects alone
+    names = {size: list(dict.fromkeys(leading.index[leading["train_size"] == size])) for size in sizes}
+    heights = [0.3 * max(1, len(of_size)) + 1 for of_size in names.values()]
+    figure = Figure(figsize=(WIDTH * (len(tasks) + 0.5), sum(heights)), layout="constrained")
+    axes = figure.subplots(
+        len(sizes), len(tasks), squeeze=False, sharex="col", sharey="row", gridspec_kw={"height_ratios": heights}
+    )
     for line, task in zip(axes.T, tasks, strict=True):
-        for axis, size in zip(line, sizes, strict=True):
-            here = leading[(leading["task"] == task) & (leading["train_size"] == size)]
-            here = here.set_index(["initialisation", "reference"]).reindex(names)
+        for axis, (size, of_size) in zip(line, names.items(), strict=True):
+            here = leading[(leading["task"] == task) & (leading["train_size"] == size)].reindex(of_size)
             for place, (_, row) in enumerate(here.iterrows()):
                 clear = row["low"] > 0 or row["high"] < 0
                 axis.plot([row["low"], row["high"]], [place, place], color="black", linewidth=1)
                 axis.plot(row["difference"], place, "o", color="black", markerfacecolor="black" if clear else "white")
             axis.axvline(0, color="grey", linewidth=0.8)
-            axis.set_yticks(range(len(names)), [f"{first} - {second}" for first, second in names])
+            axis.set_yticks(range(len(of_size)), [f"{first} - {second}" for first, second in of_size])
+            axis.set_ylim(max(1, len(of_size)) - 0.5, -0.5)
             better = "left" if results.lower_is_better[task] else "right"
             axis.set(title=f"{task}, train size {size}", xlabel=f"{results.tested[task]}: better to the {better}")
-    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
     return figure
 
 

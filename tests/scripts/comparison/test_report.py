@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 
 from scripts.__main__ import app
 from scripts.comparison import matrix, report
+from scripts.comparison.figures import differences
 from scripts.comparison.matrix import run_comparison
 from scripts.comparison.report import write_report
+from scripts.comparison.results import read_results
 from scripts.comparison.store import Store
 from transforms.errors import InputError
 
@@ -98,18 +100,21 @@ def test_an_effect_that_is_there_is_found_and_one_that_is_not_is_not(whole):
 
 
 def test_an_initialisation_is_compared_where_it_was_asked_for(settings, made_up, tmp_path, tables_alone):
-    run_comparison(settings(arms=("random", "artifact_removal"), tasks=("segmentation", "direction")))
-    run_comparison(settings(arms=("random", "autoencoder"), tasks=("segmentation",)))
+    run_comparison(settings(arms=("random", "artifact_removal"), train_sizes=(1, 2)))
+    run_comparison(settings(arms=("random", "autoencoder"), train_sizes=(1,)))
     write_report(tmp_path)
     found = table(tmp_path, "statistics")
-    pairs = found.groupby("task").apply(lambda rows: set(zip(rows.initialisation, rows.reference, strict=True)))
-    assert pairs["direction"] == {("artifact_removal", "random")}
-    assert pairs["segmentation"] == {
-        ("artifact_removal", "random"),
-        ("artifact_removal", "autoencoder"),
-        ("autoencoder", "random"),
+    asked = {
+        1: ["artifact_removal - random", "artifact_removal - autoencoder", "autoencoder - random"],
+        2: ["artifact_removal - random"],
     }
+    for size, rows in found.groupby("train_size"):
+        assert (rows.initialisation + " - " + rows.reference).to_list() == asked[size]
     assert "No subject has a score of both" not in (tmp_path / "report.html").read_text()
+    figure = differences(read_results(Store(tmp_path)), found)
+    assert [[label.get_text() for label in axis.get_yticklabels()] for axis in figure.axes] == list(asked.values())
+    heights = [axis.get_gridspec().get_height_ratios() for axis in figure.axes]
+    assert heights[0][0] > heights[0][1]
 
 
 def test_a_lower_loss_is_better_where_a_higher_score_is(settings, made_up, tmp_path, tables_alone):
