@@ -75,10 +75,34 @@ def pair(scores: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
         one row for each subject that both have: columns ``first``, ``second`` and ``seeds``, the number of scores that
         were averaged.
     """
-    table = scores.pivot(index=RUN, columns="initialisation", values="value").reindex(columns=[first, second]).dropna()
+    table = _runs_of_both(scores, first, second)
     grouped = table.groupby("subject")
     means = grouped.mean()
     return pd.DataFrame({"first": means[first], "second": means[second], "seeds": grouped.size()})
+
+
+def _runs_of_both(scores: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
+    wide = scores.pivot(index=RUN, columns="initialisation", values="value")
+    return wide.reindex(columns=[first, second]).dropna()
+
+
+def count_seeds(scores: pd.DataFrame, first: str, second: str, lower_is_better: bool) -> dict[str, int]:
+    """Count the seeds in which the mean over subjects is better, and those in which it is worse.
+
+    The interval says how subjects vary, and not how seeds do: if a seed points the other way, another one may too.
+
+    Args:
+        scores: of one setting, as :func:`subject_scores` gives them.
+        first: an initialisation.
+        second: what it is compared with.
+        lower_is_better: as for errors and losses.
+
+    Returns:
+        ``seeds_ahead`` and ``seeds_behind``; a seed in which both are the same is neither.
+    """
+    table = _runs_of_both(scores, first, second)
+    gain = (table[first] - table[second]).groupby("seed").mean() * (-1 if lower_is_better else 1)
+    return {"seeds_ahead": int((gain > 0).sum()), "seeds_behind": int((gain < 0).sum())}
 
 
 def interval(differences: np.ndarray, resamples: int = RESAMPLES) -> tuple[float, float]:
@@ -172,7 +196,7 @@ def compare(
 
     Returns:
         one row for each contrast, with what :func:`compare_pair` gives, ``p_holm``, ``family``, ``seeds`` (the fewest
-        scores that were averaged in a subject) and ``sentence``.
+        scores that were averaged in a subject), what :func:`count_seeds` gives, and ``sentence``.
     """
     rows: list[dict[str, Any]] = []
     for (task, train_size, metric), group in scores.groupby(SETTING, sort=True):
@@ -184,6 +208,7 @@ def compare(
                     "family": "leading" if leading[task] == metric else metric,
                     **{"initialisation": first, "reference": second},
                     "seeds": int(pairs["seeds"].min()) if len(pairs) else 0,
+                    **count_seeds(group, first, second, lower_is_better[metric]),
                     **compare_pair(
                         pairs["first"].to_numpy(), pairs["second"].to_numpy(), lower_is_better[metric], resamples
                     ),
@@ -240,6 +265,9 @@ def sentence(row: dict[str, Any], lower_is_better: bool) -> str:
             f"{first} may be better than {second}: the interval excludes 0, "
             f"but after Holm's correction for {row['tests']} tests the t-test does not reach {ALPHA}."
         )
+    against = row["seeds_behind"] if better else row["seeds_ahead"]
+    if excludes and against:
+        found += f" In {against} of {row['seeds_ahead'] + row['seeds_behind']} seeds it is the other way round."
     if subjects < FEW:
         found += f" With {subjects} subjects the interval is narrower than it should be."
     if row["least_wilcoxon"] > ALPHA:

@@ -198,6 +198,23 @@ def test_a_difference_that_only_survives_without_holm_is_called_possible():
     assert (rows["tests"] == 29).all()
 
 
+@pytest.mark.parametrize(("effect", "word"), [(1, "is better than random"), (-1, "is worse than random")])
+@pytest.mark.parametrize(("task", "metric"), zip(LEADING, LOWER, strict=True))
+def test_seeds_that_point_the_other_way_are_counted_and_said(task, metric, effect, word):
+    table = scan_table({"random": 0.0, "artifact_removal": 0.0}, 16, task=task, metric=metric)
+    arm = table["initialisation"] == "artifact_removal"
+    # by seed, in the direction of the whole, but for the second
+    gain = table["seed"].map({0: 0.3, 1: -0.1, 2: 0.2})[arm] * effect * (-1 if LOWER[metric] else 1)
+    table.loc[arm, "value"] += gain
+    (row,) = compared(table).to_dict("records")
+    assert (row["seeds_ahead"], row["seeds_behind"]) == ((2, 1) if effect > 0 else (1, 2))
+    assert word in row["sentence"]
+    assert "In 1 of 3 seeds it is the other way round." in row["sentence"]
+    (row,) = compared(table[table["seed"] != 1]).to_dict("records")
+    assert (row["seeds_ahead"], row["seeds_behind"]) == ((2, 0) if effect > 0 else (0, 2))
+    assert "other way round" not in row["sentence"]
+
+
 def test_less_is_better_where_a_metric_is_an_error():
     table = scan_table(
         {"random": 20.0, "artifact_removal": 18.0}, task="direction", metric="val_angular_error", subjects=16
