@@ -11,7 +11,7 @@ from scipy import stats
 
 DOCS = Path(__file__).parents[1] / "docs"
 SETTING = ["comparison", "task", "train_size", "metric"]
-SECTIONS = {"100": "100 steps", "200": "200 steps", "long": "Random weights, trained longer"}
+SECTIONS = {"100": "100 steps", "200": "200 steps", "long": "Random weights, trained longer", "low": "Lower"}
 """Beginning of the heading of each comparison's section."""
 
 
