@@ -98,10 +98,16 @@ def count_seeds(scores: pd.DataFrame, first: str, second: str, lower_is_better: 
         lower_is_better: as for errors and losses.
 
     Returns:
-        ``seeds_ahead`` and ``seeds_behind``; a seed in which both are the same is neither.
+        ``seeds_ahead`` and ``seeds_behind``. A seed in which both are the same is neither, nor is one that lacks a
+        subject, and where a score is not finite no seed is.
     """
     table = _runs_of_both(scores, first, second)
-    gain = (table[first] - table[second]).groupby("seed").mean() * (-1 if lower_is_better else 1)
+    gain = (table[first] - table[second]) * (-1 if lower_is_better else 1)
+    if not np.isfinite(gain).all():
+        return {"seeds_ahead": 0, "seeds_behind": 0}
+    # seeds that tested different subjects would differ by these
+    by_seed = gain.groupby(["subject", "seed"]).mean().unstack("seed").dropna(axis=1)
+    gain = by_seed.mean().round(12)
     return {"seeds_ahead": int((gain > 0).sum()), "seeds_behind": int((gain < 0).sum())}
 
 
@@ -244,6 +250,8 @@ def sentence(row: dict[str, Any], lower_is_better: bool) -> str:
         return f"No subject has a score of both {first} and {second}: nothing can be said."
     if subjects == 1:
         return "One test subject: its difference says nothing about others, so there is no interval and no test."
+    if not math.isfinite(row["difference"]):
+        return f"A score of {first} or {second} is not finite: nothing can be said."
     if math.isnan(row["low"]):
         return f"All {subjects} subjects have the same difference, {row['difference']:+.4g}: there is nothing to test."
     better = (row["difference"] < 0) == lower_is_better and row["difference"] != 0
@@ -266,8 +274,8 @@ def sentence(row: dict[str, Any], lower_is_better: bool) -> str:
             f"but after Holm's correction for {row['tests']} tests the t-test does not reach {ALPHA}."
         )
     against = row["seeds_behind"] if better else row["seeds_ahead"]
-    if excludes and against:
-        found += f" In {against} of {row['seeds_ahead'] + row['seeds_behind']} seeds it is the other way round."
+    if excludes and against and row["seeds"] > 1:
+        found += f" In {against} of {row['seeds']} seeds {first} is {'worse' if better else 'better'} than {second}."
     if subjects < FEW:
         found += f" With {subjects} subjects the interval is narrower than it should be."
     if row["least_wilcoxon"] > ALPHA:

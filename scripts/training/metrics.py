@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 STATISTICS = ("mean", "median")
 
-LOWER_IS_BETTER = ("loss", "error", "mse")
+LOWER_IS_BETTER = ("loss", "error", "mse", "mae", "distance", "hd95")
 """Ends of the names of metrics that are better where they are lower."""
 
 
@@ -30,8 +30,8 @@ def name_on_test(metric: str) -> str:
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether a metric is better where it is lower, by its name: an error or a loss."""
-    return metric.endswith(LOWER_IS_BETTER)
+    """Whether a metric is better where it is lower, by its name: an error, a loss or a distance."""
+    return metric.lower().endswith(LOWER_IS_BETTER)
 
 
 def for_test(by_name: Mapping[str, T]) -> dict[str, T]:

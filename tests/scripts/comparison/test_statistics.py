@@ -9,7 +9,16 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
-from scripts.comparison.statistics import ALPHA, compare, compare_pair, contrasts, holm, pair, subject_scores
+from scripts.comparison.statistics import (
+    ALPHA,
+    compare,
+    compare_pair,
+    contrasts,
+    count_seeds,
+    holm,
+    pair,
+    subject_scores,
+)
 
 LOWER = {"val_macro_f1": False, "val_angular_error": True}
 LEADING = {"segmentation": "val_macro_f1", "direction": "val_angular_error"}
@@ -209,10 +218,48 @@ def test_seeds_that_point_the_other_way_are_counted_and_said(task, metric, effec
     (row,) = compared(table).to_dict("records")
     assert (row["seeds_ahead"], row["seeds_behind"]) == ((2, 1) if effect > 0 else (1, 2))
     assert word in row["sentence"]
-    assert "In 1 of 3 seeds it is the other way round." in row["sentence"]
+    other = "worse" if effect > 0 else "better"
+    assert f"In 1 of 3 seeds artifact_removal is {other} than random." in row["sentence"]
     (row,) = compared(table[table["seed"] != 1]).to_dict("records")
     assert (row["seeds_ahead"], row["seeds_behind"]) == ((2, 0) if effect > 0 else (0, 2))
-    assert "other way round" not in row["sentence"]
+    assert "seeds" not in row["sentence"]
+
+
+def counted_seeds(gains):
+    """Seeds ahead and behind, by the gain of artifact removal in each seed for each of four subjects."""
+    rows = [
+        {
+            "subject": f"sub-{subject}",
+            "fold": 0,
+            "seed": seed,
+            "initialisation": arm,
+            "value": 0.5 + (gain if arm != "random" else 0),
+        }
+        for seed, of_seed in enumerate(gains)
+        for subject, gain in enumerate(of_seed)
+        for arm in ("random", "artifact_removal")
+        if not math.isnan(gain)
+    ]
+    found = count_seeds(pd.DataFrame(rows), "artifact_removal", "random", False)
+    return found["seeds_ahead"], found["seeds_behind"]
+
+
+def test_a_seed_counts_by_its_mean_over_all_subjects():
+    assert counted_seeds([[0.1] * 4, [-0.1] * 4, [0] * 4]) == (1, 1)
+    # the mean and not the median
+    assert counted_seeds([[0.1, 0.1, 0.1, -0.9], [0.1] * 4]) == (1, 1)
+    # the same but for the last digit
+    assert counted_seeds([[0.1, -0.1 + 1e-17, 0.2, -0.2 - 1e-17]]) == (0, 0)
+    # the second seed lacks two subjects
+    assert counted_seeds([[0.1, 0.1, -0.05, -0.05], [math.nan, math.nan, -0.05, -0.05]]) == (1, 0)
+    assert counted_seeds([[0.1] * 4, [math.inf, 0.1, 0.1, 0.1]]) == (0, 0)
+
+
+def test_scores_that_are_not_finite_say_nothing():
+    table = scan_table({"random": 0.0, "artifact_removal": 0.01})
+    table.loc[table.index[-1], "value"] = math.inf
+    (row,) = compared(table).to_dict("records")
+    assert row["sentence"] == "A score of artifact_removal or random is not finite: nothing can be said."
 
 
 def test_less_is_better_where_a_metric_is_an_error():
