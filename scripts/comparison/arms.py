@@ -51,6 +51,7 @@ ARMS = {
     "autoencoder_head_first": Arm(("autoencoder",), fine_tuning=_HEAD_FIRST),
     "encoder_only": Arm(fine_tuning={"transferred_layers": ["projection", "encoder"]}),
     "slow_transfer": Arm(fine_tuning={"transferred_rate": 0.1}),
+    "without_warmup": Arm(fine_tuning={"warmup_epochs": 0}),
 }
 """Initialisations by name. Another lever is another line."""
 

@@ -31,7 +31,7 @@ FEW = 8
 REFERENCES = {
     "artifact_removal": ("random", "random_long", "autoencoder", "autoencoder_without_skips", "masked"),
     **dict.fromkeys(("undersampling", "physical", "light", "strong"), ("random", "artifact_removal")),
-    **dict.fromkeys(("encoder_only", "slow_transfer"), ("random", "artifact_removal")),
+    **dict.fromkeys(("encoder_only", "slow_transfer", "without_warmup"), ("random", "artifact_removal")),
     "head_first": ("random", "artifact_removal", "autoencoder_head_first"),
     "autoencoder_head_first": ("random", "autoencoder"),
 }

@@ -86,9 +86,10 @@ def test_all_runs_have_the_same_steps_but_for_the_one_that_gets_the_compute_of_t
 
 
 def test_levers_of_the_transfer_share_one_pretraining(settings):
-    plan = make_plan(settings(arms=("artifact_removal", "head_first", "encoder_only", "slow_transfer")))
+    levers = ("head_first", "encoder_only", "slow_transfer", "without_warmup")
+    plan = make_plan(settings(arms=("artifact_removal", *levers)))
     assert len(set(plan.pretrainings.values())) == 1
-    assert len({run.key for run in plan.fine_tunings}) == 2 * 4
+    assert len({run.key for run in plan.fine_tunings}) == 2 * 5
     plan = make_plan(settings(arms=("autoencoder", "autoencoder_head_first")))
     assert len(set(plan.pretrainings.values())) == 1
     assert len({run.key for run in plan.fine_tunings}) == 2 * 2
